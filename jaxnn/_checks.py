@@ -1,0 +1,52 @@
+"""Checks of what the caller passed, each with the error that says what to do.
+
+All of them look only at shapes, dtypes and Python values, so they run while JAX traces and cost nothing afterwards.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+
+
+def float_array(who: str, name: str, x) -> jax.Array:
+    """x as a floating-point array; integers, booleans and complex numbers are a ValueError."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{who}: {name} has dtype {x.dtype} (shape {x.shape}), expected a floating-point array; "
+            f"convert it with {name}.astype(jnp.float32)"
+        )
+    return x
+
+
+def at_least_float32(dtype) -> jnp.dtype:
+    """The dtype to calculate in: float32 for bfloat16 and float16, otherwise the dtype itself."""
+    return jnp.dtype(jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype)
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not in a table; it names the nearest one that is."""
+    known = sorted(known)
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ValueError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+def positive(who: str, name: str, value: float) -> None:
+    """ValueError unless value > 0."""
+    if not value > 0:
+        raise ValueError(f"{who}: {name} = {value}, expected a number greater than 0")
+
+
+def non_negative(who: str, name: str, value: float) -> None:
+    """ValueError unless value >= 0."""
+    if not value >= 0:
+        raise ValueError(f"{who}: {name} = {value}, expected a number that is 0 or greater")
+
+
+def fraction(who: str, name: str, value: float) -> None:
+    """ValueError unless 0 <= value < 1."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{who}: {name} = {value}, expected 0 <= {name} < 1")
