@@ -1,0 +1,135 @@
+"""A layer is three pure functions; this file is the contract that every layer keeps.
+
+    pair    forward(params, x)             -> (y, cache)             backward(params, cache, dy) -> (dparams, dx)
+    Layer   forward(params, state, x, ctx) -> (y, state, cache)      backward(params, cache, dy) -> (dparams, dx)
+
+`layer` lifts a pair to a Layer, `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with the
+layer's own backward.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["key", "mask"], meta_fields=["train"])
+@dataclasses.dataclass(frozen=True)
+class Ctx:
+    """What a forward pass may read besides params, state and x; none of it gets a gradient.
+
+    A pytree in which `train` is static: jit compiles one program for training and one for evaluation by itself.
+    """
+
+    train: bool = False  # True: dropout drops, batch norm uses the batch's statistics
+    key: Any = None  # a key from jax.random.key; layers that draw random numbers need it when train is True
+    mask: Any = None  # bool array, True = a real token; its shape is a matter of the layers that read it
+
+    def fold(self, i) -> "Ctx":
+        """The context of child i: the same, with a key of its own, which does not depend on the other children."""
+        return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, i))
+
+
+class Init(Protocol):
+    """init(key, in_shape) -> (out_shape, params, state).
+
+    in_shape and out_shape are whole shapes, batch axis included; its size does not matter, (1, 784) is as good as
+    (128, 784). params is a dict of arrays (a tuple of its layers' params in a combinator), {} if there are none.
+    state is what forward updates besides (running statistics), () if there is none.
+    """
+
+    def __call__(self, key: jax.Array, in_shape: tuple[int, ...], /) -> tuple[tuple[int, ...], Any, Any]: ...
+
+
+class Forward(Protocol):
+    """forward(params, state, x, ctx) -> (y, state, cache).
+
+    x has the batch first. cache is a pytree of arrays: what backward needs, and never params, which it is given.
+    Shapes or dtypes that do not fit are a ValueError while tracing.
+    """
+
+    def __call__(self, params: Any, state: Any, x: Any, ctx: Ctx, /) -> tuple[Any, Any, Any]: ...
+
+
+class Backward(Protocol):
+    """backward(params, cache, dy) -> (dparams, dx).
+
+    dy is ∂L/∂y, of y's shape. dparams is ∂L/∂params: the same tree, shapes and dtypes as params; dx is ∂L/∂x in x's
+    shape and dtype, None where x is of integers. Gradients are returned, never added up.
+    """
+
+    def __call__(self, params: Any, cache: Any, dy: Any, /) -> tuple[Any, Any]: ...
+
+
+class Layer(NamedTuple):
+    """Three pure functions; see Init, Forward and Backward for what each promises."""
+
+    init: Init
+    forward: Forward
+    backward: Backward
+
+
+def _no_params(key, in_shape):
+    return in_shape, {}
+
+
+def layer(
+    forward: Callable[[Any, Any], tuple[Any, Any]],
+    backward: Callable[[Any, Any, Any], tuple[Any, Any]],
+    init: Callable[[jax.Array, tuple[int, ...]], tuple[tuple[int, ...], Any]] = _no_params,
+) -> Layer:
+    """Lift a bare pair to a Layer: no state, no context.
+
+    forward(params, x) -> (y, cache);  backward(params, cache, dy) -> (dparams, dx)
+    init(key, in_shape) -> (out_shape, params); by default the layer keeps the shape and has no parameters.
+
+    >>> import jax.numpy as jnp
+    >>> square = layer(lambda params, x: (x * x, x), lambda params, x, dy: ({}, 2 * x * dy))
+    >>> _, dx = square.backward({}, jnp.array([3.0]), jnp.array([1.0]))
+    >>> dx
+    Array([6.], dtype=float32)
+    """
+
+    def layer_init(key, in_shape, /):
+        out_shape, params = init(key, tuple(in_shape))
+        return out_shape, params, ()
+
+    def layer_forward(params, state, x, ctx, /):
+        y, cache = forward(params, x)
+        return y, state, cache
+
+    return Layer(layer_init, layer_forward, backward)
+
+
+def as_custom_vjp(layer: Layer) -> Callable[[Any, Any, Any, Ctx], tuple[Any, Any]]:
+    """A function f(params, state, x, ctx) -> (y, state) that `jax.grad` differentiates with layer.backward.
+
+    ∂L/∂params and ∂L/∂x are those of the layer; state and ctx get no gradient, and a gradient that arrives for the new
+    state is ignored.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnn.layers import activation
+    >>> f = as_custom_vjp(activation("relu"))
+    >>> jax.grad(lambda x: f({}, (), x, Ctx())[0].sum())(jnp.array([-1.0, 2.0]))
+    Array([0., 1.], dtype=float32)
+    """
+
+    @jax.custom_vjp
+    def f(params, state, x, ctx):
+        y, state, _ = layer.forward(params, state, x, ctx)
+        return y, state
+
+    def f_forward(params, state, x, ctx):
+        y, state, cache = layer.forward(params, state, x, ctx)
+        return (y, state), (params, cache)
+
+    def f_backward(saved, cotangents):
+        params, cache = saved
+        dy, _ = cotangents
+        dparams, dx = layer.backward(params, cache, dy)
+        return dparams, None, dx, None
+
+    f.defvjp(f_forward, f_backward)
+    return f

@@ -1,0 +1,39 @@
+"""Activations as layers: elementwise ones by name, softmax and log_softmax over the last axis."""
+
+from jaxnn import activations
+from jaxnn.activations import Activation, get_activation
+from jaxnn.layer import Layer, layer
+
+
+def activation(name: str | Activation) -> Layer:
+    """An elementwise activation as a layer, by name or as an `Activation` of your own.
+
+    y = f(x),  dx = dy ⊙ f'(x)
+
+    x of any shape. Cached: x. Raises ValueError for an unknown name, naming the nearest known one.
+    """
+    f = get_activation(name)
+
+    def forward(params, x):
+        return f.value(x), x
+
+    def backward(params, x, dy):
+        return {}, dy * f.derivative(x)
+
+    return layer(forward, backward)
+
+
+def softmax() -> Layer:
+    """Probabilities over the last axis; see `jaxnn.activations.softmax_forward`."""
+    return layer(
+        lambda params, x: activations.softmax_forward(x),
+        lambda params, p, dp: ({}, activations.softmax_backward(p, dp)),
+    )
+
+
+def log_softmax() -> Layer:
+    """Log-probabilities over the last axis; see `jaxnn.activations.log_softmax_forward`."""
+    return layer(
+        lambda params, x: activations.log_softmax_forward(x),
+        lambda params, y, dy: ({}, activations.log_softmax_backward(y, dy)),
+    )

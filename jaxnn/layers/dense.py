@@ -1,0 +1,99 @@
+"""Dense layers: the neuron of the text, and the layer of n of them.
+
+Shapes: ... any leading axes (batch first), n_in features, n_out features.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn._checks import float_array
+from jaxnn.activations import Activation, get_activation
+from jaxnn.initializers import get_initializer
+from jaxnn.layer import Layer, layer
+
+
+def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "sigmoid"):
+    """A neuron, or n_out of them side by side: a weighted sum, a bias, an activation.
+
+    z = x @ w + b,  a = f(z)
+    δ = da ⊙ f'(z),  dw = xᵀ δ,  db = Σ_batch δ,  dx = δ wᵀ
+
+    params {"w", "b"}: w (n_in,) and b () for one neuron, w (n_in, n_out) and b (n_out,) for several.
+    x (..., n_in); a (...) for one neuron, (..., n_out) for several. Cached: x and z.
+
+    >>> beach = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+    >>> a, cache = neuron_forward(beach, jnp.array([[1.0, 0.0], [0.0, 1.0]]))
+    >>> a
+    Array([0.8175745 , 0.18242551], dtype=float32)
+    """
+    _check("neuron_forward", params, x, ranks=(1, 2))
+    z = x @ params["w"]
+    z = z + jnp.broadcast_to(params["b"], z.shape)
+    return get_activation(activation).value(z), (x, z)
+
+
+def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activation = "sigmoid"):
+    """δ = da ⊙ f'(z),  dw = xᵀ δ,  db = Σ_batch δ,  dx = δ wᵀ; da has a's shape."""
+    x, z = cache
+    delta = da * get_activation(activation).derivative(z)
+    batch = tuple(range(x.ndim - 1))
+    dw = jnp.tensordot(x, delta, (batch, batch))
+    dx = jnp.tensordot(delta, params["w"], (-1, 1) if params["w"].ndim == 2 else 0)
+    return {"w": dw, "b": delta.sum(batch)}, dx
+
+
+def dense_forward(params: dict, x: jax.Array):
+    """An affine map of the last axis.
+
+    y = x @ w + b
+    dw = xᵀ dy,  db = Σ_batch dy,  dx = dy wᵀ
+
+    params {"w": (n_in, n_out), "b": (n_out,)}; x (..., n_in), y (..., n_out), all of one dtype. Cached: x.
+    """
+    _check("dense", params, x, ranks=(2,))
+    y = x @ params["w"]
+    return y + jnp.broadcast_to(params["b"], y.shape), x
+
+
+def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
+    """dw = xᵀ dy,  db = Σ_batch dy,  dx = dy wᵀ."""
+    batch = tuple(range(x.ndim - 1))
+    dw = jnp.tensordot(x, dy, (batch, batch))
+    return {"w": dw, "b": dy.sum(batch)}, dy @ params["w"].T
+
+
+def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_normal") -> Layer:
+    """A layer of n_out linear neurons; see `dense_forward` for the formulas.
+
+    The weights come from the initializer (lecun_normal keeps the variance of a linear layer), the biases are 0.
+    Raises ValueError if n_out < 1 or the initializer is unknown, and where x does not fit the weights.
+    """
+    if n_out < 1:
+        raise ValueError(f"dense: n_out = {n_out}, expected at least 1")
+    draw = get_initializer(initializer)
+
+    def init(key, in_shape):
+        w = draw(key, (in_shape[-1], n_out))
+        return (*in_shape[:-1], n_out), {"w": w, "b": jnp.zeros(n_out, w.dtype)}
+
+    return layer(dense_forward, dense_backward, init)
+
+
+def _check(who, params, x, ranks):
+    """ValueError naming everything that does not fit."""
+    w, b, x = params["w"], params["b"], float_array(who, "x", x)
+    wrong = []
+    if w.ndim not in ranks:
+        wrong.append(f"w has shape {w.shape}, expected rank {' or '.join(map(str, ranks))}")
+    else:
+        if x.ndim == 0 or x.shape[-1] != w.shape[0]:
+            found = f"{x.shape[-1]} features" if x.ndim else "no feature axis"
+            wrong.append(f"x has {found} (shape {x.shape}) but w expects {w.shape[0]} (shape {w.shape})")
+        if b.shape != w.shape[1:]:
+            wrong.append(f"b has shape {b.shape} but w of shape {w.shape} needs {w.shape[1:]}")
+    if not x.dtype == w.dtype == b.dtype:
+        wrong.append(f"x is {x.dtype}, w {w.dtype}, b {b.dtype}: cast them to one dtype")
+    if wrong:
+        raise ValueError(f"{who}: " + "; ".join(wrong))

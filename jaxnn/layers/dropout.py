@@ -1,0 +1,57 @@
+"""Dropout: train on random sub-networks, evaluate their mean."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn._checks import float_array, fraction
+from jaxnn.layer import Layer
+
+
+def dropout_forward(key: jax.Array, x: jax.Array, rate: float):
+    """Drop each entry with probability `rate` and scale up the others, so that the mean is x.
+
+    y_i  = x_i / (1 - rate) where kept, else 0
+    dx_i = dy_i / (1 - rate) where kept, else 0
+
+    x of any shape; 0 <= rate < 1, otherwise a ValueError. Cached: the bool array of what is kept, of x's shape.
+    Numerics: `where`, not a product with the mask: an infinite entry that is dropped is 0, not NaN.
+    Source: Srivastava et al. 2014, in the inverted form: nothing is left to do at evaluation.
+
+    >>> y, keep = dropout_forward(jax.random.key(0), jnp.ones(4), rate=0.5)
+    >>> y
+    Array([2., 0., 2., 0.], dtype=float32)
+    """
+    fraction("dropout", "rate", rate)
+    x = float_array("dropout", "x", x)
+    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape)  # float32: the same draw under enable_x64
+    return jnp.where(keep, x / (1 - rate), 0), keep
+
+
+def dropout_backward(keep: jax.Array, dy: jax.Array, rate: float):
+    """dx_i = dy_i / (1 - rate) where kept, else 0."""
+    return jnp.where(keep, dy / (1 - rate), 0)
+
+
+def dropout(rate: float) -> Layer:
+    """Dropout as a layer: active with Ctx(train=True, key=…), the identity otherwise.
+
+    The formulas are those of `dropout_forward`; in evaluation and at rate 0, y = x and dx = dy.
+    Raises ValueError unless 0 <= rate < 1, and when train is True without a key.
+    """
+    fraction("dropout", "rate", rate)
+
+    def init(key, in_shape, /):
+        return in_shape, {}, ()
+
+    def forward(params, state, x, ctx, /):
+        if not ctx.train or rate == 0:
+            return x, state, None
+        if ctx.key is None:
+            raise ValueError("dropout: train=True needs random numbers; pass Ctx(train=True, key=jax.random.key(…))")
+        y, keep = dropout_forward(ctx.key, x, rate)
+        return y, state, keep
+
+    def backward(params, keep, dy, /):
+        return {}, dy if keep is None else dropout_backward(keep, dy, rate)
+
+    return Layer(init, forward, backward)

@@ -1,0 +1,3 @@
+"""Networks built from layers and combinators."""
+
+from jaxnn.models.mlp import mlp as mlp

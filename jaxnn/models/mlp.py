@@ -1,0 +1,79 @@
+"""The multilayer perceptron, twice: backpropagation written out on one screen, and as a composition of layers.
+
+Shapes: B batch, n_0 inputs, n_l neurons in layer l.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.activations import Activation, get_activation
+from jaxnn.combinators import serial
+from jaxnn.layer import Layer
+from jaxnn.layers import activation as activation_layer
+from jaxnn.layers import dense, dropout, flatten
+from jaxnn.layers.dense import dense_forward
+
+
+def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str | Activation]):
+    """L dense layers, each with its own activation.
+
+    a^0 = x;  z^l = a^(l-1) @ w^l + b^l,  a^l = f^l(z^l),  l = 1 … L;  y = a^L
+
+    params: a sequence of {"w": (n_(l-1), n_l), "b": (n_l,)}; x (B, n_0), y (B, n_L); activations: one a layer.
+    Cached: (a^(l-1), z^l) of each layer.
+
+    >>> params = [{"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, {"w": jnp.ones((3, 1)), "b": jnp.zeros(1)}]
+    >>> y, cache = mlp_forward(params, jnp.array([[1.0, 2.0]]), ["relu", "identity"])
+    >>> y
+    Array([[9.]], dtype=float32)
+    """
+    if len(activations) != len(params):
+        raise ValueError(f"mlp_forward: {len(params)} layers but {len(activations)} activations; give one a layer")
+    a, cache = x, []
+    for p, f in zip(params, activations, strict=True):
+        z, _ = dense_forward(p, a)
+        cache.append((a, z))
+        a = get_activation(f).value(z)
+    return a, tuple(cache)
+
+
+def mlp_backward(params: Sequence[dict], cache, dy: jax.Array, activations: Sequence[str | Activation]):
+    """Backpropagation: from ∂L/∂y to the gradients of every layer's weights and biases, and of x.
+
+    δ^l = ∂L/∂z^l:    δ^L = dy ⊙ f^L'(z^L),   δ^(l-1) = (δ^l w^lᵀ) ⊙ f^(l-1)'(z^(l-1))
+    ∂L/∂w^l = a^(l-1)ᵀ δ^l,   ∂L/∂b^l = Σ_batch δ^l,   ∂L/∂x = δ^1 w^1ᵀ
+
+    dy (B, n_L) is the loss's derivative, its 1/B included. Returns (dparams, dx); dparams is a tree like params.
+    """
+    da, dparams = dy, []
+    for p, (a, z), f in zip(reversed(params), reversed(cache), reversed(activations), strict=True):
+        delta = da * get_activation(f).derivative(z)
+        dparams.append({"w": a.T @ delta, "b": delta.sum(0)})
+        da = delta @ p["w"].T
+    return type(params)(reversed(dparams)), da  # pyright: ignore[reportCallIssue] (a list or a tuple)
+
+
+def mlp(
+    hidden: Sequence[int],
+    n_out: int,
+    activation: str | Activation = "relu",
+    initializer: str | Callable[..., jax.Array] = "he_normal",
+    rate: float = 0.0,
+) -> Layer:
+    """A multilayer perceptron as a Layer: for each hidden size dense, activation, dropout; then a dense output.
+
+    The input is flattened, so images (B, 28, 28) and rows (B, 784) both do; the output is linear (logits, or the
+    predicted values). rate is dropout's, 0 for none.
+
+    >>> out_shape, params, state = mlp((256, 128), 10).init(jax.random.key(0), (1, 28, 28))
+    >>> out_shape
+    (1, 10)
+    """
+    layers = [flatten()]
+    for n in hidden:
+        layers += [dense(n, initializer), activation_layer(activation)]
+        if rate != 0:
+            layers.append(dropout(rate))
+    return serial(*layers, dense(n_out, initializer))

@@ -1,0 +1,182 @@
+"""Layers and combinators: what the battery of test_rules.py does not say."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnn
+from jaxnn import combinators, layers, models
+from jaxnn.layer import Ctx, layer
+
+KEY = jax.random.key(0)
+TRAIN = Ctx(train=True, key=jax.random.key(1))
+
+
+def run(layer, x, ctx=Ctx(), key=KEY):
+    _, params, state = layer.init(key, x.shape)
+    y, _, cache = layer.forward(params, state, x, ctx)
+    return params, y, cache
+
+
+def test_dense_names_all_that_does_not_fit():
+    params = {"w": jnp.zeros((7, 3)), "b": jnp.zeros(4)}
+    expected = "dense: x has 5 features (shape (6, 5)) but w expects 7 (shape (7, 3)); b has shape (4,) but w"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        layers.dense(3).forward(params, (), jnp.zeros((6, 5)), Ctx())
+    with pytest.raises(ValueError, match=r"x is bfloat16, w float32"):
+        layers.dense(3).forward({"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)}, (), jnp.zeros((6, 5), jnp.bfloat16), Ctx())
+    with pytest.raises(ValueError, match="x has dtype int32"):
+        run(layers.dense(3), jnp.zeros((6, 5), jnp.int32))
+    with pytest.raises(ValueError, match="n_out = 0"):
+        layers.dense(0)
+
+
+def test_one_neuron_and_several_agree():
+    params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
+    x = jnp.array([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]])  # the text's np.dot(w, x) has no batch
+    a, cache = jaxnn.neuron_forward(params, x, "tanh")
+    np.testing.assert_allclose(a, np.tanh([-2.5, -4.5, -1.5]), rtol=1e-6)
+    several = {"w": params["w"][:, None], "b": params["b"][None]}
+    a2, cache2 = jaxnn.neuron_forward(several, x, "tanh")
+    np.testing.assert_allclose(a2[:, 0], a)
+    one, dx = jaxnn.neuron_backward(params, cache, jnp.ones(3), "tanh")
+    more, dx2 = jaxnn.neuron_backward(several, cache2, jnp.ones((3, 1)), "tanh")
+    np.testing.assert_allclose(one["w"], more["w"][:, 0], rtol=1e-6)
+    np.testing.assert_allclose(one["b"], more["b"][0], rtol=1e-6)
+    np.testing.assert_allclose(dx, dx2, rtol=1e-6)
+
+
+def test_an_error_says_which_layer_it_comes_from():
+    model = combinators.serial(layers.dense(4), layers.dense(3))
+    _, params, state = model.init(KEY, (1, 5))
+    with pytest.raises(ValueError, match="dense: x has 4 features") as error:
+        model.forward((params[0], {"w": jnp.zeros((9, 3)), "b": jnp.zeros(3)}), state, jnp.zeros((2, 5)), Ctx())
+    assert error.value.__notes__ == ["in layer 1 (counted from 0) of serial"]
+
+
+def test_dropout_keeps_the_mean_and_drops_the_rate():
+    x = jnp.ones((200, 300))
+    y, keep = jaxnn.dropout_forward(KEY, x, 0.3)
+    assert abs(float(keep.mean()) - 0.7) < 5 * np.sqrt(0.21 / x.size)
+    np.testing.assert_allclose(y, np.where(keep, 1 / 0.7, 0), rtol=1e-6)
+    np.testing.assert_array_equal(jaxnn.dropout_backward(keep, x, 0.3), y)
+    infinite, _ = jaxnn.dropout_forward(KEY, jnp.full(100, jnp.inf), 0.5)
+    assert not np.isnan(infinite).any()
+
+
+def test_dropout_draws_the_same_mask_in_every_precision():
+    _, keep = jaxnn.dropout_forward(KEY, jnp.ones(1000), 0.3)
+    with jax.enable_x64(True):
+        _, keep64 = jaxnn.dropout_forward(KEY, jnp.ones(1000, jnp.float64), 0.3)
+    np.testing.assert_array_equal(keep, keep64)
+
+
+def test_dropout_in_evaluation_and_without_a_key():
+    x = jnp.ones((3, 4))
+    _, y, cache = run(layers.dropout(0.5), x)
+    assert y is x
+    assert cache is None
+    with pytest.raises(ValueError, match="train=True needs random numbers"):
+        run(layers.dropout(0.5), x, Ctx(train=True))
+    for rate in (-0.1, 1.0, 1.5):
+        with pytest.raises(ValueError, match=f"dropout: rate = {rate}"):
+            layers.dropout(rate)
+
+
+def test_appending_a_layer_changes_no_earlier_randomness():
+    x = jnp.ones((4, 6))
+    short = combinators.serial(layers.dense(5), layers.dropout(0.5))
+    long = combinators.serial(layers.dense(5), layers.dropout(0.5), layers.activation("relu"))
+    (p_short, y_short, _), (p_long, y_long, _) = run(short, x, TRAIN), run(long, x, TRAIN)
+    np.testing.assert_array_equal(p_short[0]["w"], p_long[0]["w"])
+    np.testing.assert_array_equal(jaxnn.relu(y_short), y_long)
+
+
+def test_repeated_layers_have_their_own_weights_and_masks():
+    block = combinators.serial(layers.dense(6), layers.dropout(0.5))
+    params, y, _ = run(combinators.repeat(block, 3), jnp.ones((2, 6)), TRAIN)
+    assert params[0]["w"].shape == (3, 6, 6)
+    assert (params[0]["w"][0] != params[0]["w"][1]).any()
+    x = jnp.ones((2, 6))
+    for i in range(3):
+        layer_i = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        x, _, _ = block.forward(layer_i, ((), ()), x, TRAIN.fold(i))
+    np.testing.assert_allclose(x, y, rtol=1e-6)
+
+
+def test_train_is_static_and_a_mode_compiles_once():
+    traces = []
+    model = layers.dropout(0.5)
+
+    @jax.jit
+    def f(x, ctx):
+        traces.append(ctx.train)
+        return model.forward({}, (), x, ctx)[0]
+
+    for ctx in (Ctx(), TRAIN, Ctx(), Ctx(train=True, key=jax.random.key(9))):
+        f(jnp.ones(3), ctx)
+    assert traces == [False, True]
+
+
+def test_layers_that_must_keep_the_shape():
+    for combinator in (combinators.residual(layers.dense(3)), combinators.repeat(layers.dense(3), 2)):
+        with pytest.raises(ValueError, match=r"turns shape \(2, 5\) into \(2, 3\); it must keep it"):
+            combinator.init(KEY, (2, 5))
+    with pytest.raises(ValueError, match="n = 0"):
+        combinators.repeat(layers.dense(3), 0)
+    with pytest.raises(ValueError, match="no layers given"):
+        combinators.concat()
+    with pytest.raises(ValueError, match="may differ in the last axis only"):
+        combinators.concat(layers.flatten(), layers.dense(3)).init(KEY, (2, 4, 5))
+
+
+def test_remat_is_the_same_network_in_less_memory():
+    """In a scan, and unrolled too, where XLA for CPU would otherwise recompute too early to save anything."""
+    block = combinators.serial(*[layers.dense(64), layers.activation("gelu_tanh")] * 3)
+
+    def gradient(model):
+        def f(params, state, x):
+            y, _, cache = model.forward(params, state, x, Ctx())
+            return model.backward(params, cache, y)
+
+        _, params, state = model.init(KEY, (512, 64))
+        compiled = jax.jit(f).lower(params, state, jnp.ones((512, 64))).compile()
+        return compiled.memory_analysis().temp_size_in_bytes, compiled(params, state, jnp.ones((512, 64)))
+
+    unrolled = combinators.serial(*[block] * 6), combinators.serial(*[combinators.remat(block)] * 6)
+    scanned = combinators.repeat(block, 6), combinators.repeat(combinators.remat(block), 6)
+    for plain, lean in (unrolled, scanned):
+        (much, expected), (little, found) = gradient(plain), gradient(lean)
+        assert little < 0.6 * much
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), expected, found)
+
+
+def test_mlp_written_out_is_the_mlp_of_layers():
+    model = models.mlp((7, 4), 3, activation="tanh")
+    x, dy = jax.random.normal(KEY, (6, 5)), jax.random.normal(jax.random.key(2), (6, 3))
+    params, y, cache = run(model, x)
+    dparams, dx = model.backward(params, cache, dy)
+    dense_only = [p for p in params if p]
+    activations = ["tanh", "tanh", "identity"]
+    y2, cache2 = jaxnn.mlp_forward(dense_only, x, activations)
+    dparams2, dx2 = jaxnn.mlp_backward(dense_only, cache2, dy, activations)
+    np.testing.assert_allclose(y, y2, rtol=1e-6)
+    np.testing.assert_allclose(dx, dx2, rtol=1e-5, atol=1e-6)
+    for a, b in zip([g for g in dparams if g], dparams2, strict=True):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
+    with pytest.raises(ValueError, match="3 layers but 2 activations"):
+        jaxnn.mlp_forward(dense_only, x, activations[1:])
+
+
+def test_a_bare_pair_becomes_a_layer():
+    scale = layer(
+        lambda params, x: (x * params["s"], x),
+        lambda params, x, dy: ({"s": jnp.vdot(x, dy)}, dy * params["s"]),
+        lambda key, in_shape: (in_shape, {"s": jnp.float32(2)}),
+    )
+    params, y, cache = run(combinators.serial(scale, scale), jnp.ones((2, 3)))
+    np.testing.assert_array_equal(y, np.full((2, 3), 4.0))
+    assert jax.tree.structure(params) == jax.tree.structure(({"s": 0}, {"s": 0}))
