@@ -1,0 +1,237 @@
+"""Every rule of the library, with example inputs.
+
+A new activation, loss or regularizer is found through its table (ACTIVATIONS, LOSSES, REGULARIZERS); a new loss needs a
+line in `_loss_points`, a new layer or combinator a line in `layer_examples`, a new bare pair one in `_pairs`.
+`tests/test_registry.py` fails when a public rule is missing.
+"""
+
+import functools
+
+import jax
+import numpy as np
+
+from jaxnn import activations, combinators, layers, models
+from jaxnn.activations import ACTIVATIONS, Activation
+from jaxnn.layer import Ctx
+from jaxnn.layers.activation import activation
+from jaxnn.layers.dense import dense_backward, dense_forward, neuron_backward, neuron_forward
+from jaxnn.layers.dropout import dropout_backward, dropout_forward
+from jaxnn.layers.flatten import flatten_backward, flatten_forward
+from jaxnn.losses import LOSSES
+from jaxnn.models.mlp import mlp_backward, mlp_forward
+from jaxnn.regularizers import REGULARIZERS
+from jaxnn.verify.rule import (
+    Example,
+    LayerExample,
+    Rule,
+    activation_rule,
+    layer_rule,
+    loss_rule,
+    numbers,
+    regularizer_rule,
+    representable,
+)
+
+
+def rules() -> tuple[Rule, ...]:
+    """All rules of the library, in the order of the source text."""
+    return (*_activations(), *_losses(), *_regularizers(), *_pairs(), *_layers())
+
+
+# ---------------------------------------------------------------- activations
+
+
+def _activations():
+    for name, pair in ACTIVATIONS.items():
+        yield activation_rule(name, pair)
+    for name, hyper in {"leaky_relu": {"negative_slope": 0.2}, "elu": {"alpha": 1.7}, "celu": {"alpha": 1.7}}.items():
+        value, derivative = ACTIVATIONS[name]
+        pair = Activation(functools.partial(value, **hyper), functools.partial(derivative, **hyper))
+        [(hyper_name, hyper_value)] = hyper.items()
+        yield activation_rule(f"{name}, {hyper_name}={hyper_value}", pair)
+
+
+# ---------------------------------------------------------------- losses
+
+
+def _losses():
+    for name, loss in LOSSES.items():
+        yield loss_rule(name, loss, *_loss_points(name))
+    for name, hyper in {
+        "huber": {"delta": 0.5},
+        "focal": {"gamma": 3.0, "alpha": 0.6},
+        "softmax_cross_entropy_with_integer_labels": {"label_smoothing": 0.125},
+    }.items():
+        shown = ", ".join(f"{k}={v}" for k, v in hyper.items())
+        yield loss_rule(f"{name}, {shown}", LOSSES[name], *_loss_points(name), **hyper)
+
+
+def _loss_points(name: str) -> tuple[list[Example], list[Example]]:
+    """Examples, and hard examples: y_pred with (y_true, weights)."""
+    real, real_3d, row = numbers(11, 7, 5, scale=2), numbers(12, 2, 3, 5, scale=2), numbers(13, 1, 3, scale=2)
+    ends = representable(np.array([[0.0, 1e4, -1e4], [1e4, 1e4, 1e4], [88.0, 0.0, -88.0]]))
+    share = representable(np.random.default_rng(14).uniform(0.05, 0.95, size=(7, 5)))
+    soft = representable(np.random.default_rng(15).dirichlet(np.ones(5), 7))
+    soft[0] = [0, 1, 0, 0, 0]
+    weights = np.array([1.0, 0.0, 2.5, 0.5, 1.0, 3.0, 0.25])
+
+    def points(y_true, y_true_3d, y_true_row, y_true_ends, y_pred=real, ends=ends):
+        examples = [
+            Example(y_pred, (y_true, None)),
+            Example(y_pred, (y_true, weights)),
+            Example(real_3d, (y_true_3d, None)),
+            Example(row, (y_true_row, None)),
+        ]
+        return examples, [Example(ends, (y_true_ends, None))]
+
+    match name:
+        case "mse" | "mae" | "huber" | "log_cosh" | "cosine":
+            return points(numbers(21, 7, 5), numbers(22, 2, 3, 5), numbers(23, 1, 3), np.zeros((3, 3)))
+        case "poisson_nll":
+            counts = np.abs(numbers(21, 7, 5)).round()
+            mild = np.array([[0.0, 80.0, -1e4], [1.0, -1.0, 2.0], [0.0, 0.0, 0.0]])
+            return points(counts, np.ones((2, 3, 5)), np.zeros((1, 3)), np.zeros((3, 3)), ends=mild)
+        case "gaussian_nll":
+            y_pred = numbers(24, 7, 6)
+            examples = [Example(y_pred, (numbers(25, 7, 3), None)), Example(y_pred, (numbers(25, 7, 3), weights))]
+            examples.append(Example(numbers(26, 2, 3, 4), (numbers(27, 2, 3, 2), None)))
+            return examples, [Example(np.array([[0.0, 1e4], [1.0, -80.0], [2.0, -1e4]]), (np.array([[0], [1], [2]]), None))]
+        case "binary_cross_entropy":
+            hard = np.array([[0.0, 1.0, 0.0], [1.0, 1e-30, 0.5], [2.0, -1.0, 0.5]])
+            y_true = representable(np.random.default_rng(16).uniform(size=(7, 5)))
+            examples = [Example(share, (y_true, None)), Example(share, (y_true, weights))]
+            examples.append(Example(share[:2, None], (y_true[:2, None].round(), None)))
+            return examples, [Example(hard, (y_true, None)) for y_true in (np.zeros((3, 3)), np.ones((3, 3)))]
+        case "binary_cross_entropy_with_logits" | "focal":
+            y_true = representable(np.random.default_rng(16).uniform(size=(7, 5)))
+            return points(y_true, np.ones((2, 3, 5)), np.array([[0.0, 1.0, 1.0]]), np.ones((3, 3)))
+        case "hinge" | "squared_hinge":
+            signs = np.sign(numbers(28, 7, 5))
+            return points(signs, np.ones((2, 3, 5)), np.array([[1.0, -1.0, 1.0]]), -np.ones((3, 3)))
+        case "softmax_cross_entropy" | "kl_divergence":
+            uniform = np.full((2, 3, 5), 0.25)
+            return points(soft, uniform, np.array([[0.5, 0.5, 0.0]]), np.eye(3))
+        case "softmax_cross_entropy_with_integer_labels":
+            labels = np.array([4, 0, 2, 1, 1, 3, 0])
+            return points(labels, np.array([[0, 1, 4], [2, 2, 3]]), np.array([2]), np.array([0, 1, 2]))
+    raise ValueError(f"the loss {name!r} has no examples in jaxnn/verify/registry.py; add a case for it")
+
+
+# ---------------------------------------------------------------- regularizers
+
+
+def _regularizers():
+    strengths = {"l1": (0.3,), "l2": (0.3,), "elastic_net": (0.3, 0.7)}
+    for name, regularizer in REGULARIZERS.items():
+        yield regularizer_rule(name, regularizer, *strengths[name])
+
+
+# ---------------------------------------------------------------- bare pairs
+
+
+def _pairs():
+    """Pairs that take params, as (params, x) -> (y, cache) and (params, cache, dy) -> (dparams, dx); and softmax's."""
+    x = (numbers(31, 7, 5), numbers(32, 2, 3, 5))
+    for axis in (-1, 0):
+        yield _axis_pair("softmax", axis, activations.softmax_forward, activations.softmax_backward, x)
+        yield _axis_pair("log_softmax", axis, activations.log_softmax_forward, activations.log_softmax_backward, x)
+
+    one = {"w": numbers(33, 5), "b": numbers(34)}
+    several = {"w": numbers(35, 5, 3), "b": numbers(36, 3)}
+    for params, label in ((one, "one"), (several, "several")):
+        for f in ("sigmoid", "gelu_erf"):
+            forward = functools.partial(neuron_forward, activation=f)
+            backward = functools.partial(neuron_backward, activation=f)
+            public = (neuron_forward, neuron_backward)
+            yield _params_pair(f"neuron, {label}, {f}", public, forward, backward, params, x)
+    yield _params_pair("dense, bare", (dense_forward, dense_backward), dense_forward, dense_backward, several, x)
+    yield _params_pair("flatten, bare", (flatten_forward, flatten_backward), flatten_forward, flatten_backward, {}, x)
+
+    sizes = (5, 7, 4, 3)
+    network = [
+        {"w": numbers(40 + i, m, n, scale=0.7), "b": numbers(50 + i, n)}
+        for i, (m, n) in enumerate(zip(sizes, sizes[1:], strict=False))
+    ]
+    fs = ("tanh", "gelu_tanh", "sigmoid")
+    forward = functools.partial(mlp_forward, activations=fs)
+    backward = functools.partial(mlp_backward, activations=fs)
+    yield _params_pair("mlp, written out", (mlp_forward, mlp_backward), forward, backward, network, x[:1])
+
+    key = jax.random.key(3)
+    yield Rule(
+        "dropout, bare",
+        (dropout_forward, dropout_backward),
+        lambda x, key: dropout_forward(*key, x, 0.3)[0],
+        lambda x, key, dy: dropout_backward(dropout_forward(*key, x, 0.3)[1], dy, 0.3),
+        examples=tuple(Example(one, (key,)) for one in x),
+    )
+
+
+def _axis_pair(name, axis, forward, backward, xs) -> Rule:
+    hard = (np.array([[1e4, 0.0, -1e4], [5.0, 5.0, 5.0]]), np.zeros((1, 1)))
+    return Rule(
+        f"{name}, axis {axis}",
+        (getattr(activations, name), forward, backward),
+        lambda x, given: forward(x, axis)[0],
+        lambda x, given, dy: backward(forward(x, axis)[1], dy, axis),
+        tuple(map(Example, xs)),
+        tuple(map(Example, hard)),
+    )
+
+
+def _params_pair(name, public, forward, backward, params, xs) -> Rule:
+    def whole_backward(inputs, given, dy):
+        _, cache = forward(inputs["params"], inputs["x"])
+        dparams, dx = backward(inputs["params"], cache, dy)
+        return {"params": dparams, "x": dx}
+
+    return Rule(
+        name,
+        public,
+        lambda inputs, given: forward(inputs["params"], inputs["x"])[0],
+        whole_backward,
+        tuple(Example({"params": params, "x": x}) for x in xs),
+        (Example({"params": params, "x": np.zeros_like(xs[0])}),),
+        float32=4e-6,
+    )
+
+
+# ---------------------------------------------------------------- layers, combinators, models
+
+
+def layer_examples() -> dict[str, LayerExample]:
+    """Every Layer constructor, in training and in evaluation where that differs."""
+    train = Ctx(train=True, key=jax.random.key(7))
+    ranks = ((6, 5), (1, 2, 3, 5))
+    dense, act = layers.dense, activation
+
+    def example(layer, *public, shapes=ranks, ctx=Ctx()):
+        return LayerExample(layer, public, shapes, ctx)
+
+    block = combinators.serial(dense(5), act("gelu_tanh"), layers.dropout(0.25))
+    network = models.mlp((7, 4), 3, activation="silu", rate=0.25)
+    return {
+        "dense": example(dense(3), dense),
+        "activation": example(act("tanh"), act),
+        "softmax": example(layers.softmax(), layers.softmax),
+        "log_softmax": example(layers.log_softmax(), layers.log_softmax),
+        "dropout, train": example(layers.dropout(0.4), layers.dropout, ctx=train),
+        "dropout, eval": example(layers.dropout(0.4), layers.dropout),
+        "flatten": example(layers.flatten(), layers.flatten),
+        "serial": example(combinators.serial(dense(4), act("tanh"), dense(3)), combinators.serial),
+        "serial of nothing": example(combinators.serial(), combinators.serial),
+        "residual": example(combinators.residual(block), combinators.residual, ctx=train),
+        "concat": example(combinators.concat(dense(2), block, act("sigmoid")), combinators.concat, ctx=train),
+        "repeat": example(combinators.repeat(block, 3), combinators.repeat, ctx=train),
+        "remat": example(combinators.remat(block), combinators.remat, ctx=train),
+        "repeat of remat of residual": example(
+            combinators.repeat(combinators.remat(combinators.residual(block)), 2), combinators.repeat, ctx=train
+        ),
+        "mlp, train": example(network, models.mlp, shapes=((6, 5), (3, 2, 4)), ctx=train),
+        "mlp, eval": example(network, models.mlp, shapes=((6, 5), (1, 5))),
+    }
+
+
+def _layers():
+    for name, example in layer_examples().items():
+        yield layer_rule(name, example)

@@ -1,0 +1,98 @@
+"""The verifier's own parts: each must be able to say no."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn.verify import Example, Rule, certify, compare
+from jaxnn.verify.rule import numbers
+from jaxnn.verify.witnesses import differences, leaf_directions
+
+W, X = numbers(1, 4, 3), numbers(2, 5, 4)
+
+
+def forward(inputs, given):
+    return jnp.tanh(inputs["x"] @ inputs["w"])
+
+
+def backward(inputs, given, dy):
+    dz = dy * (1 - forward(inputs, given) ** 2)
+    return {"w": inputs["x"].T @ dz, "x": dz @ inputs["w"].T}
+
+
+RIGHT = Rule("right", (), forward, backward, (Example({"w": W, "x": X}),), float32=1e-5)
+WRONG = {
+    "sign": lambda g: {"w": -g["w"], "x": g["x"]},
+    "zero": lambda g: {"w": g["w"], "x": 0 * g["x"]},
+    "one part in 10,000": lambda g: {"w": g["w"], "x": g["x"] * 1.0001},
+    "one entry": lambda g: {"w": g["w"].at[1, 2].set(0), "x": g["x"]},
+    "NaN": lambda g: {"w": g["w"] * jnp.nan, "x": g["x"]},
+    "a leaf is missing": lambda g: {"w": g["w"]},
+    "shape": lambda g: {"w": g["w"].T, "x": g["x"]},
+    "dtype": lambda g: {"w": g["w"].astype(jnp.float16), "x": g["x"]},
+}
+
+
+def test_a_right_rule_is_certified():
+    certificate = certify(RIGHT)
+    assert certificate.ok, certificate.failures
+    assert certificate.autodiff < 1e-12
+    assert certificate.differences < 1e-8
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_rule_is_not(what):
+    certificate = certify(RIGHT._replace(backward=lambda *a: WRONG[what](backward(*a))))
+    assert not certificate.ok
+
+
+def test_a_custom_vjp_in_the_forward_does_not_fool_the_differences():
+    @jax.custom_vjp
+    def f(x):
+        return jnp.sin(x)
+
+    f.defvjp(lambda x: (f(x), x), lambda x, dy: (dy * 2 * jnp.cos(x),))  # twice too large, and backward agrees with it
+    rule = Rule("circular", (), lambda x, _: f(x), lambda x, _, dy: dy * 2 * jnp.cos(x), (Example(X),))
+    certificate = certify(rule)
+    assert certificate.autodiff < 1e-12
+    assert any(failure.startswith("differences") for failure in certificate.failures)
+
+
+def test_a_rule_that_is_wrong_in_low_precision_only():
+    def cancelling(x, _, dy):
+        return dy * (1 - jnp.tanh(x) ** 2)  # right in float64, 2 % off in float32 at 7
+
+    rule = Rule("tanh", (), lambda x, _: jnp.tanh(x), cancelling, (Example(np.full((3,), 7.0)),))
+    assert [failure.split(":")[0] for failure in certify(rule).failures][:1] == ["float32"]
+
+
+def test_compare_measures_each_leaf_by_its_own_size():
+    truth = {"big": np.full((2, 2), 1e6), "small": np.array([1e-3, 2e-3]), "zero": np.zeros(3)}
+    manual = {"big": np.full((2, 2), 1e6), "small": np.array([1e-3, 2.1e-3]), "zero": np.full(3, 1e-12)}
+    big, small, zero = compare(manual, truth)
+    assert (big.error, small.path, small.worst) == (0.0, "['small']", (1,))
+    np.testing.assert_allclose(small.error, 1e-4 / (2e-3 + 1), rtol=1e-6)
+    assert zero.error < 1e-7  # noise beside gradients of 1e6
+    assert compare({"a": np.ones(2)}, {"a": np.zeros(2)})[0].error == np.inf
+    assert compare(np.array([np.nan]), np.array([1.0]))[0].error == np.inf
+    assert compare(np.zeros((0, 3)), np.zeros((0, 3)))[0].error == 0
+
+
+def test_compare_names_what_has_another_structure():
+    with pytest.raises(ValueError, match="return the same tree"):
+        compare({"w": np.ones(2)}, {"v": np.ones(2)})
+    with pytest.raises(ValueError, match=r"\['w'\] is float64\[3\], expected float64\[2\]"):
+        compare({"w": np.ones(3)}, {"w": np.ones(2)})
+
+
+def test_differences_know_their_error():
+    with jax.enable_x64(True):
+        x = {"a": jnp.asarray(numbers(3, 4)), "b": jnp.asarray(numbers(4, 2, 2))}
+        directions = leaf_directions(0, x)
+        assert [bool(jax.tree.leaves(d)[1 - i].any()) for i, d in enumerate(directions)] == [False, False]
+        dy = jnp.asarray(1.7)
+        found = differences(lambda x: jnp.sin(x["a"]).sum() * jnp.exp(x["b"]).sum(), x, dy, directions)
+        slope = 1.7 * np.vdot(np.cos(x["a"]), directions[0]["a"]) * np.exp(x["b"]).sum()
+        np.testing.assert_allclose(found[0].slope, slope, rtol=1e-8)
+        assert abs(found[0].slope - slope) <= 10 * found[0].error + 1e-12
