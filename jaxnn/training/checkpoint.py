@@ -1,0 +1,61 @@
+"""A tree of arrays as one .npz file, each leaf under its path."""
+
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def save_tree(path: str | os.PathLike, tree: Any) -> None:
+    """Write the leaves of a tree to `path` (.npz), each under its path in the tree, such as "[0]['w']".
+
+    All or nothing: the file appears under its name when it is complete. bfloat16 is stored as float32, which holds it
+    exactly, since .npz knows no bfloat16.
+    """
+    path = Path(path)
+    leaves = {jax.tree_util.keystr(where): _plain(leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+        try:
+            np.savez(file, **leaves)
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def load_tree(path: str | os.PathLike, like: Any) -> Any:
+    """Read what `save_tree` wrote, as a tree like `like` (arrays or shapes), in its dtypes.
+
+    FileNotFoundError if there is no such file; ValueError if it is no .npz file, or its leaves or their shapes are not
+    those of `like`, naming each.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected parameters written by save_tree")
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path}: not a complete .npz file ({error}); write it again with save_tree") from error
+    leaves, tree = jax.tree_util.tree_flatten_with_path(like)
+    expected = {jax.tree_util.keystr(where): leaf for where, leaf in leaves}
+    wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name} is not expected" for name in found.keys() - expected.keys()]
+    wrong += [
+        f"{name} has shape {found[name].shape}, expected {leaf.shape}"
+        for name, leaf in expected.items()
+        if name in found and found[name].shape != leaf.shape
+    ]
+    if wrong:
+        raise ValueError(f"{path}: {'; '.join(sorted(wrong))}; load it into the model that it was saved from")
+    return tree.unflatten([jnp.asarray(found[name], leaf.dtype) for name, leaf in expected.items()])
+
+
+def _plain(leaf) -> np.ndarray:
+    return np.asarray(leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf)

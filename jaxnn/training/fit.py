@@ -1,0 +1,162 @@
+"""Training over epochs, as a generator: logging, plotting and stopping are the caller's plain Python."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.layer import Ctx, Layer
+from jaxnn.losses import Loss
+from jaxnn.optimizers import Optimizer
+from jaxnn.training.predict import evaluate
+from jaxnn.training.rows import Rows, as_they_are, batches, gather, on_device, shuffled
+from jaxnn.training.step import Batch, StepRecord, TrainState, train_step
+
+
+class EpochRecord(NamedTuple):
+    """What one epoch reports."""
+
+    epoch: int  # counted from 1
+    loss: float  # mean over the training examples, each as its batch saw it, without the penalty
+    validation: dict[str, float]  # "loss" and the metrics, empty without validation data
+    rate: float  # the learning rate of the last step
+    gradient_norm: float  # mean over the steps
+    seconds: float  # of training, without compiling and validation
+    examples_per_second: float
+    train_state: TrainState  # after the epoch; the next epoch does not overwrite it
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the train_state, for JSON."""
+        return {name: value for name, value in self._asdict().items() if name != "train_state"}
+
+
+class Diverged(FloatingPointError):
+    """Training met a loss, a gradient or a parameter that is not finite."""
+
+    def __init__(self, what: str, epoch: int, step: int, steps: int, train_state: TrainState):
+        super().__init__(
+            f"{what} at epoch {epoch}, step {step} of {steps}; the parameters from before this epoch are kept. Try a "
+            f"smaller rate, a warm-up, clip_by_global_norm, or check the data for extreme values"
+        )
+        self.epoch = epoch
+        self.step = step
+        self.train_state = train_state  # the last good one: from before this epoch
+
+
+def fit(
+    model: Layer,
+    train: tuple[Any, Any],
+    train_state: TrainState,
+    *,
+    loss: Loss,
+    optimizer: Optimizer,
+    epochs: int,
+    batch_size: int,
+    validation: tuple[Any, Any] | None = None,
+    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+    penalty: Callable[[Any], Any] | None = None,
+    prepare: Callable[[jax.Array], jax.Array] = as_they_are,
+) -> Iterator[EpochRecord]:
+    """Train for so many epochs, one `EpochRecord` each.
+
+        for record in fit(model, (x, y), start(key, model, optimizer, x.shape), loss=…, …):
+            print(record.epoch, record.loss)
+
+    train and validation are (x, y) with n examples each; prepare turns a batch of x into what the model takes (bytes
+    into floats, say). An epoch shuffles, then runs all its steps in one compiled call (a `lax.scan` over batches, data
+    on the device, buffers donated). The last batch is filled up with examples of weight 0. penalty as in `train_step`.
+
+    The same train_state, data and arguments give the same numbers, bit for bit on one backend: all randomness comes
+    from train_state.key and the epoch's number, so training on from a record's train_state is training on.
+
+    Raises ValueError before the first step if x and y do not fit each other, the model or the loss (labels out of
+    range, say), and `Diverged` when a loss, gradient or parameter is no longer finite.
+    """
+    x, y = train
+    n = _require_examples("train", x, y)
+    if validation is not None:
+        _require_examples("validation", *validation)
+    if epochs < 0 or batch_size < 1:
+        raise ValueError(f"fit: epochs = {epochs}, batch_size = {batch_size}, expected at least 0 and 1")
+    for part in (train, validation):
+        if part is not None:
+            _require_loss_takes(model, loss, train_state, part, prepare)
+
+    rows, y = on_device(x), jnp.asarray(y)
+    if validation is not None:
+        validation = on_device(validation[0]), jnp.asarray(validation[1])
+    batch_size = min(batch_size, n)
+    compiled = None
+    for _ in range(epochs):
+        key = jax.random.fold_in(train_state.key, train_state.epoch)
+        shuffle_key, step_key = jax.random.split(key)
+        indices, weights = batches(n, batch_size, shuffled(shuffle_key, n))
+        arguments = (jax.tree.map(jnp.copy, train_state), rows, y, indices, weights, step_key)
+        if compiled is None:
+            compiled = _run_epoch.lower(model, loss, optimizer, penalty, prepare, *arguments).compile()
+        began = time.perf_counter()
+        after, steps = jax.block_until_ready(compiled(*arguments))
+        seconds = time.perf_counter() - began
+        _require_finite(after, steps, train_state)
+        train_state = after
+        measured = {}
+        if validation is not None:
+            params, state = train_state.params, train_state.state
+            measured = evaluate(model, params, state, validation, loss, metrics, prepare=prepare)
+        yield EpochRecord(
+            epoch=int(train_state.epoch),
+            loss=float(np.average(np.asarray(steps.loss, np.float64), weights=weights.sum(1))),
+            validation=measured,
+            rate=float(steps.rate[-1]),
+            gradient_norm=float(np.mean(np.asarray(steps.gradient_norm, np.float64))),
+            seconds=seconds,
+            examples_per_second=n / seconds,
+            train_state=train_state,
+        )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)
+def _run_epoch(model, loss, optimizer, penalty, prepare, train_state, rows: Rows, y, indices, weights, key):
+    """All steps of an epoch: (train_state, StepRecord of (steps,) arrays)."""
+
+    def body(train_state, step):
+        i, chosen, weight = step
+        batch = Batch(prepare(gather(rows, chosen)), y[chosen], weight)
+        return train_step(model, loss, optimizer, train_state, batch, jax.random.fold_in(key, i), penalty)
+
+    steps = jnp.arange(len(indices))
+    train_state, records = jax.lax.scan(body, train_state, (steps, indices, weights))
+    return train_state._replace(epoch=train_state.epoch + 1), records
+
+
+def _require_examples(name: str, x: Any, y: Any) -> int:
+    """The number of examples; ValueError if there are none or x and y disagree."""
+    n = len(x)
+    if n == 0 or n != len(y):
+        raise ValueError(f"fit: {name} has x of shape {np.shape(x)} and y of shape {np.shape(y)}; they need the same "
+                         f"number of examples, at least one")  # fmt: skip
+    return n
+
+
+def _require_loss_takes(model, loss, train_state, data, prepare) -> None:
+    """Let the loss look at all y_true once, outside jit, where it can see the values of labels."""
+    x, y = data
+    batch = jax.eval_shape(prepare, jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x[:1]).dtype))
+    out, _, _ = jax.eval_shape(model.forward, train_state.params, train_state.state, batch, Ctx())
+    loss.value(jnp.asarray(y), jnp.zeros(out.shape, out.dtype))
+
+
+def _require_finite(after: TrainState, steps: StepRecord, before: TrainState) -> None:
+    losses, norms = np.asarray(steps.loss), np.asarray(steps.gradient_norm)
+    epoch, n = int(after.epoch), len(losses)
+    bad = ~(np.isfinite(losses) & np.isfinite(norms))
+    if bad.any():
+        step = int(bad.argmax())
+        what = f"the loss became {losses[step]}" if not np.isfinite(losses[step]) else "the gradient became infinite or NaN"
+        raise Diverged(what, epoch, step + 1, n, before)
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(after.params)):
+        raise Diverged("a parameter became infinite or NaN", epoch, n, n, before)

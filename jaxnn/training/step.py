@@ -1,0 +1,81 @@
+"""One step of training, as pure functions: loss and gradient, then the optimizer.
+
+No jax.grad: the gradient is the model's own backward of the loss's own derivative.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.layer import Ctx, Layer
+from jaxnn.losses import Loss
+from jaxnn.optimizers import Optimizer, global_norm
+
+
+class Batch(NamedTuple):
+    """Some examples."""
+
+    x: Any  # (batch, ...) what the model takes
+    y: Any  # (batch, ...) what the loss takes as y_true
+    weights: Any = None  # (batch,) weight of each example in the loss, 0 for padding; None: 1 each
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step."""
+
+    params: Any  # as the model's init gives them
+    state: Any  # the model's state (running statistics), () if it has none
+    opt_state: Any  # as the optimizer's init gives it
+    key: jax.Array  # a typed key; with the epoch it determines every shuffle and every dropout mask to come
+    epoch: jax.Array  # () int32, epochs done
+
+
+class StepRecord(NamedTuple):
+    """What one step reports."""
+
+    loss: jax.Array  # () the batch's loss before the update, without the penalty
+    gradient_norm: jax.Array  # () the norm of the whole gradient, penalty included, before any clipping
+    rate: jax.Array  # () the learning rate used
+
+
+def start(key: jax.Array, model: Layer, optimizer: Optimizer, in_shape: tuple[int, ...]) -> TrainState:
+    """The state before the first step: parameters drawn from the key. in_shape includes the batch axis, of any size."""
+    init_key, train_key = jax.random.split(key)
+    _, params, state = model.init(init_key, in_shape)
+    return TrainState(params, state, optimizer.init(params), train_key, jnp.zeros((), jnp.int32))
+
+
+def loss_and_gradient(model: Layer, loss: Loss, params: Any, state: Any, batch: Batch, ctx: Ctx):
+    """(L, new state, ∂L/∂params) of a batch.
+
+    ŷ = model(x),  L = loss(y, ŷ),  ∂L/∂params = model.backward(∂L/∂ŷ)
+    """
+    y_pred, state, cache = model.forward(params, state, batch.x, ctx)
+    dy = loss.derivative(batch.y, y_pred, batch.weights)
+    dparams, _ = model.backward(params, cache, dy)
+    return loss.value(batch.y, y_pred, batch.weights), state, dparams
+
+
+def train_step(
+    model: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    train_state: TrainState,
+    batch: Batch,
+    key: jax.Array,
+    penalty: Callable[[Any], Any] | None = None,
+) -> tuple[TrainState, StepRecord]:
+    """One step: the gradient of the batch, plus that of the penalty, then the optimizer's update.
+
+    key is for this step's random numbers (dropout). penalty(params) is the derivative of a penalty on the parameters,
+    such as functools.partial(l2_derivative, lambda_=1e-4). Pure, for use under jit, scan and vmap.
+    """
+    ctx = Ctx(train=True, key=key)
+    value, state, grads = loss_and_gradient(model, loss, train_state.params, train_state.state, batch, ctx)
+    if penalty is not None:
+        grads = jax.tree.map(jnp.add, grads, penalty(train_state.params))
+    record = StepRecord(value, global_norm(grads), optimizer.rate(train_state.opt_state))
+    params, opt_state = optimizer.update(train_state.params, grads, train_state.opt_state)
+    return train_state._replace(params=params, state=state, opt_state=opt_state), record

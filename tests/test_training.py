@@ -1,0 +1,245 @@
+"""Steps, epochs, evaluation and files of parameters."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxnn import get_loss, l2_derivative, models
+from jaxnn.optimizers import adam, sgd
+from jaxnn.schedules import cosine
+from jaxnn.training import (
+    Batch,
+    Diverged,
+    accuracy,
+    confusion_matrix,
+    evaluate,
+    fit,
+    load_tree,
+    loss_and_gradient,
+    predict,
+    r_squared,
+    root_mean_square_error,
+    save_tree,
+    scale_pixels,
+    start,
+    train_step,
+)
+from jaxnn.training.rows import batches, gather, on_device, shuffled
+from jaxnn.layer import Ctx
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(53, 4)).astype(np.float32)
+Y = (X[:, 0] * X[:, 1] > 0).astype(np.int32)
+LOSS = get_loss("softmax_cross_entropy_with_integer_labels")
+MODEL = models.mlp((16,), 2)
+OPTIMIZER = adam(1e-2)
+
+
+def run(epochs=2, data=(X, Y), model=MODEL, optimizer=OPTIMIZER, loss=LOSS, train_state=None, batch_size=8, **more):
+    train_state = train_state or start(KEY, model, optimizer, (1, *data[0].shape[1:]))
+    return fit(
+        model, data, train_state, loss=loss, optimizer=optimizer, epochs=epochs, batch_size=batch_size, **more
+    )
+
+
+def equal(a, b):
+    return all(bool((x == y).all()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_a_step_has_the_gradient_that_jax_grad_has():
+    train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
+    batch = Batch(jnp.asarray(X), jnp.asarray(Y), jnp.arange(53) % 3)
+
+    def objective(params):
+        return LOSS.value(batch.y, MODEL.forward(params, train_state.state, batch.x, Ctx())[0], batch.weights)
+
+    value, _, grads = loss_and_gradient(MODEL, LOSS, train_state.params, train_state.state, batch, Ctx())
+    expected, expected_grads = jax.value_and_grad(objective)(train_state.params)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads, expected_grads)
+
+
+def test_the_penalty_is_added_to_the_gradient():
+    optimizer = sgd(0.5)
+    train_state = start(KEY, MODEL, optimizer, X.shape)
+    batch = Batch(jnp.asarray(X), jnp.asarray(Y))
+    step = functools.partial(train_step, MODEL, LOSS, optimizer, train_state, batch, KEY)
+    plain, _ = step()
+    penalised, record = step(functools.partial(l2_derivative, lambda_=0.1))
+    w, w0 = penalised.params[1]["w"], train_state.params[1]["w"]
+    np.testing.assert_allclose(w, plain.params[1]["w"] - 0.5 * 0.1 * w0, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(penalised.params[1]["b"], plain.params[1]["b"])
+    assert float(record.rate) == 0.5
+
+
+def test_an_epoch_is_the_steps_one_by_one():
+    """The compiled scan against a Python loop of train_step on the real, unpadded batches."""
+    train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
+    [record] = run(1, train_state=train_state)
+    shuffle_key, step_key = jax.random.split(jax.random.fold_in(train_state.key, 0))
+    order, losses = shuffled(shuffle_key, 53), []
+    for i, rows in enumerate(np.split(order, range(8, 53, 8))):
+        batch = Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows]))
+        train_state, step = train_step(MODEL, LOSS, OPTIMIZER, train_state, batch, jax.random.fold_in(step_key, i))
+        losses.append(float(step.loss) * len(rows))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), record.train_state.params, train_state.params
+    )
+    np.testing.assert_allclose(record.loss, sum(losses) / 53, rtol=1e-5)
+    assert record.epoch == 1
+    assert int(record.train_state.opt_state.step) == 7
+
+
+def test_same_key_same_numbers_and_training_on_is_training_on():
+    model = models.mlp((16,), 2, rate=0.3)
+    first, second = run(3, model=model), run(3, model=model)
+    a, b = list(first), list(second)
+    assert [r.loss for r in a] == [r.loss for r in b]
+    assert equal(a[-1].train_state.params, b[-1].train_state.params)
+    *_, resumed = run(2, model=model, train_state=a[0].train_state)
+    assert resumed.epoch == 3
+    assert equal(resumed.train_state.params, a[-1].train_state.params)
+    other = start(jax.random.key(1), model, OPTIMIZER, X.shape)
+    *_, different = run(3, model=model, train_state=other)
+    assert different.loss != a[-1].loss
+
+
+def test_records_stay_readable_after_the_next_epoch():
+    records = list(run(3))
+    assert all(np.isfinite(leaf).all() for r in records for leaf in jax.tree.leaves(r.train_state.params))
+    assert not equal(records[0].train_state.params, records[1].train_state.params)
+
+
+def test_a_network_learns_and_the_caller_may_stop():
+    records = run(200, validation=(X, Y), metrics={"accuracy": accuracy}, batch_size=16)
+    best = next(itertools.dropwhile(lambda r: r.validation["accuracy"] < 0.95, records))
+    assert best.epoch < 150
+    assert best.validation.keys() == {"loss", "accuracy"}
+    assert best.to_dict().keys() == set(best._fields) - {"train_state"}
+
+
+def test_an_epoch_compiles_once_and_donates_its_buffers():
+    from jaxnn.training.fit import _run_epoch
+
+    train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
+    indices, weights = batches(53, 8)
+    arguments = (train_state, on_device(X), jnp.asarray(Y), indices, weights, KEY)
+    lowered = _run_epoch.lower(MODEL, LOSS, OPTIMIZER, None, lambda x: x, *arguments)
+    memory = lowered.compile().memory_analysis()
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((train_state.params, train_state.opt_state)))
+    assert memory.alias_size_in_bytes >= state_bytes
+
+
+def test_bytes_are_gathered_as_words_and_come_back_as_bytes():
+    for shape in ((6, 4, 2), (6, 3), (6, 5, 5)):
+        images = RNG.integers(0, 256, shape).astype(np.uint8)
+        rows = on_device(images)
+        assert (rows.words.dtype == jnp.uint32) == (np.prod(shape[1:]) % 4 == 0)
+        np.testing.assert_array_equal(gather(rows, jnp.array([5, 0, 0])), images[[5, 0, 0]])
+    np.testing.assert_array_equal(gather(on_device(X), jnp.array([5, 0])), X[[5, 0]])
+
+
+def test_every_example_comes_once():
+    indices, weights = batches(53, 8, shuffled(KEY, 53))
+    assert indices.shape == weights.shape == (7, 8)
+    assert sorted(indices[weights == 1]) == list(range(53))
+    assert weights.sum() == 53
+
+
+def test_images_of_bytes_need_a_preparation():
+    images = RNG.integers(0, 17, (20, 8, 8)).astype(np.uint8)
+    labels = np.arange(20, dtype=np.int32) % 2
+    with pytest.raises(ValueError, match=r"x has dtype uint8; pass prepare=scale_pixels\(255\)"):
+        next(run(data=(images, labels)))
+    [record] = run(1, data=(images, labels), prepare=scale_pixels(16))
+    params, state = record.train_state.params, record.train_state.state
+    y = predict(MODEL, params, state, images, prepare=scale_pixels(16), batch_size=7)
+    direct, _, _ = MODEL.forward(params, state, jnp.asarray(images / np.float32(16)), Ctx())
+    np.testing.assert_allclose(y, direct, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluate_is_the_loss_of_all_examples():
+    train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
+    params, state = train_state.params, train_state.state
+    found = evaluate(MODEL, params, state, (X, Y), LOSS, {"accuracy": accuracy}, batch_size=10)
+    y, _, _ = MODEL.forward(params, state, jnp.asarray(X), Ctx())
+    np.testing.assert_allclose(found["loss"], LOSS.value(Y, y), rtol=1e-6)
+    assert found["accuracy"] == np.mean(np.argmax(y, -1) == Y)
+
+
+def test_divergence_names_the_step_and_keeps_the_last_good_parameters():
+    optimizer = sgd(lambda step: jnp.where(step < 9, 0.01, 1e30))  # breaks in the second epoch: 7 steps each
+    records = run(5, optimizer=optimizer)
+    good = next(records)
+    with pytest.raises(Diverged, match=r"the loss became .* at epoch 2, step \d of 7; .*Try a smaller rate") as error:
+        list(records)
+    assert error.value.epoch == 2
+    assert error.value.step >= 4
+    assert equal(error.value.train_state.params, good.train_state.params)
+
+
+def test_divergence_in_the_very_last_step():
+    optimizer = sgd(lambda step: jnp.where(step < 6, 0.01, jnp.inf))
+    with pytest.raises(Diverged, match=r"a parameter became infinite or NaN at epoch 1, step 7 of 7"):
+        list(run(1, optimizer=optimizer))
+
+
+def test_wrong_data_is_an_error_before_the_first_step():
+    with pytest.raises(ValueError, match="same number of examples"):
+        next(run(data=(X, Y[:-1])))
+    with pytest.raises(ValueError, match="same number of examples"):
+        next(run(data=(X[:0], Y[:0])))
+    with pytest.raises(ValueError, match="labels from 0 to 7"):
+        next(run(data=(X, Y * 7)))
+    with pytest.raises(ValueError, match="labels from 0 to 7"):
+        next(run(validation=(X, Y * 7)))
+    with pytest.raises(ValueError, match="y_true has shape"):
+        next(run(data=(X, Y), loss=get_loss("mse")))
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        next(run(batch_size=0))
+
+
+def test_metrics():
+    scores = np.array([[1.0, 2.0, 0.0], [5.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    assert accuracy([1, 0, 0], scores) == pytest.approx(2 / 3)
+    assert accuracy(np.eye(3)[[1, 0, 0]], scores) == pytest.approx(2 / 3)
+    assert confusion_matrix([1, 0, 0], scores, 3).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 0]]
+    y = np.array([[1.0], [2.0], [3.0]])
+    assert root_mean_square_error(y, y + 2) == 2
+    assert r_squared(y, y) == 1
+    assert r_squared(y, np.full((3, 1), 2.0)) == 0
+    assert np.isnan(r_squared(np.ones(3), np.ones(3)))
+
+
+def test_parameters_survive_a_file(tmp_path):
+    tree = {"params": ({"w": jnp.ones((2, 3)), "b": jnp.arange(3, dtype=jnp.bfloat16)}, {}), "step": jnp.int32(7)}
+    save_tree(tmp_path / "p.npz", tree)
+    back = load_tree(tmp_path / "p.npz", jax.eval_shape(lambda: tree))
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    assert equal(tree, back)
+    assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [leaf.dtype for leaf in jax.tree.leaves(tree)]
+    assert [p.name for p in tmp_path.iterdir()] == ["p.npz"]
+
+
+def test_a_file_of_parameters_that_does_not_fit(tmp_path):
+    path = tmp_path / "p.npz"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load_tree(path, {})
+    save_tree(path, {"w": jnp.ones(3), "extra": jnp.ones(1)})
+    with pytest.raises(ValueError, match=r"\['b'\] is missing; \['extra'\] is not expected; \['w'\] has shape \(3,\)"):
+        load_tree(path, {"w": jnp.ones(4), "b": jnp.ones(1)})
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"p.npz: not a complete \.npz file"):
+        load_tree(path, {"w": jnp.ones(3)})
+
+
+def test_the_rate_follows_its_schedule():
+    steps = 2 * 7
+    records = list(run(2, optimizer=adam(cosine(1e-2, steps))))
+    np.testing.assert_allclose(records[0].rate, float(cosine(1e-2, steps)(6)), rtol=1e-6)
+    np.testing.assert_allclose(records[1].rate, float(cosine(1e-2, steps)(13)), rtol=1e-6)
