@@ -1,0 +1,160 @@
+"""One training run, from a Config to a run folder: shared by train_digits.py and train.py."""
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from _config import Config
+from _data import Data, load
+from tqdm import tqdm
+
+from jaxnn import models, plots
+from jaxnn._checks import non_negative, positive, unknown_name
+from jaxnn.activations import softmax
+from jaxnn.layer import Layer
+from jaxnn.losses import get_loss
+from jaxnn.optimizers import OPTIMIZERS, Optimizer
+from jaxnn.regularizers import l2_derivative
+from jaxnn.schedules import SCHEDULES
+from jaxnn.training import (
+    Diverged,
+    EpochRecord,
+    TrainState,
+    accuracy,
+    confusion_matrix,
+    fit,
+    predict,
+    r_squared,
+    root_mean_square_error,
+    save_tree,
+    start,
+)
+
+
+def run(config: Config) -> int:
+    """Train, print a line an epoch, write the run folder; 0, or 1 if training diverged."""
+    data_key, train_key = jax.random.split(jax.random.key(config.seed))
+    data = load(config.data, config.label, config.task, config.loss, data_key)
+    model = models.mlp(config.layers, data.n_out, config.activation, config.initializer, config.dropout)
+    optimizer = make_optimizer(config, len(data.train[0]))
+    train_state = start(train_key, model, optimizer, (1, *data.train[0].shape[1:]))
+    epochs = fit(
+        model,
+        data.train,
+        train_state,
+        loss=get_loss(data.loss),
+        optimizer=optimizer,
+        epochs=config.epochs,
+        batch_size=config.batch,
+        validation=data.test,
+        metrics=make_metrics(data),
+        penalty=make_penalty(config),
+        prepare=data.prepare,
+    )
+    out = make_run_folder(config)
+    records: list[EpochRecord] = []
+    status = 0
+    with (out / "metrics.jsonl").open("w") as log:
+        try:
+            for record in tqdm(epochs, total=config.epochs, unit="epoch", disable=None):
+                records.append(record)
+                train_state = record.train_state
+                tqdm.write(line(record, config.epochs))
+                print(json.dumps(record.to_dict()), file=log, flush=True)
+        except KeyboardInterrupt:
+            tqdm.write("stopped; the run folder holds the last whole epoch")
+        except Diverged as error:
+            tqdm.write(f"diverged: {error}")
+            train_state, status = error.train_state, 1
+    write_report(out, config, data, model, train_state, records)
+    return status
+
+
+def make_optimizer(config: Config, n: int) -> Optimizer:
+    """The optimizer of the config, its rate a schedule over all steps of n examples."""
+    if config.optimizer not in OPTIMIZERS:
+        raise unknown_name("optimizer", config.optimizer, OPTIMIZERS)
+    if config.schedule not in SCHEDULES:
+        raise unknown_name("schedule", config.schedule, SCHEDULES)
+    for name in ("rate", "batch", "epochs"):
+        positive("the command line", f"--{name}", getattr(config, name))
+    steps = config.epochs * -(-n // config.batch)
+    return OPTIMIZERS[config.optimizer](SCHEDULES[config.schedule](config.rate, steps))
+
+
+def make_penalty(config: Config) -> Callable[[Any], Any] | None:
+    non_negative("the command line", "--l2", config.l2)
+    return functools.partial(l2_derivative, lambda_=config.l2) if config.l2 else None
+
+
+def make_metrics(data: Data) -> dict[str, Callable[[Any, Any], float]]:
+    """Accuracy for classes; root mean square error in the labels' unit, and R², for numbers."""
+    if data.classes:
+        return {"accuracy": accuracy}
+    return {
+        "rmse": lambda y, y_pred: root_mean_square_error(in_unit(data, y), in_unit(data, y_pred)),
+        "r2": lambda y, y_pred: r_squared(y, y_pred[..., : y.shape[-1]]),
+    }
+
+
+def in_unit(data: Data, output: np.ndarray) -> np.ndarray:
+    """What the network puts out for numbers, in the unit of the labels."""
+    mean = np.asarray(output)[..., : len(data.y_mean)]  # gaussian_nll: the log-variances stand behind the means
+    return data.y_mean + data.y_std * mean
+
+
+def line(record: EpochRecord, epochs: int) -> str:
+    """One epoch in one line."""
+    measured = "  ".join(f"test {name} {value:.4f}" for name, value in record.validation.items())
+    return (
+        f"epoch {record.epoch:{len(str(epochs))}}/{epochs}  loss {record.loss:.4f}  {measured}  "
+        f"rate {record.rate:.1e}  {record.seconds:.2f} s  {record.examples_per_second:,.0f} examples/s"
+    )
+
+
+def make_run_folder(config: Config) -> Path:
+    """A new folder: --out, or the next free runs/NAME-N. An existing run is never written over."""
+    if config.out is not None:
+        out = Path(config.out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"--out {out} exists and is not an empty folder; choose another")
+    else:
+        name = Path(config.data).stem or "run"
+        out = next(p for i in itertools.count(1) if not (p := Path("runs") / f"{name}-{i}").exists())
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    return out
+
+
+def write_report(
+    out: Path, config: Config, data: Data, model: Layer, train_state: TrainState, records: list[EpochRecord]
+) -> None:
+    """Parameters and figures into the run folder; the result on stdout."""
+    save_tree(
+        out / "params.npz",
+        {"params": train_state.params, "state": train_state.state, "standardizer": data.standardizer},
+    )
+    if records:
+        plots.curves([record.to_dict() for record in records]).savefig(out / "curves.png")
+    x, _ = data.test
+    y_pred = np.asarray(predict(model, train_state.params, train_state.state, x, prepare=data.prepare))
+    if data.classes:
+        right = int(np.sum(y_pred.argmax(-1) == data.labels))
+        print(f"test accuracy {100 * right / len(x):.2f} % ({right} of {len(x)})")
+        matrix = confusion_matrix(data.labels, y_pred, len(data.classes))
+        plots.confusion(matrix, data.classes).savefig(out / "confusion.png")
+    else:
+        truth, said = data.labels.reshape(len(x), -1), in_unit(data, y_pred)
+        print(f"test rmse {root_mean_square_error(truth, said):.4g}, R² {r_squared(truth, said):.4f} on {len(x)}")
+        plots.predictions(truth, said).savefig(out / "predictions.png")
+    if data.images:
+        first = next(p["w"] for p in train_state.params if p)
+        plots.mistakes(x, data.labels, np.asarray(softmax(y_pred)), data.classes).savefig(out / "mistakes.png")
+        plots.weights(np.asarray(first), x.shape[1:]).savefig(out / "weights.png")
+    print(f"run folder {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")
