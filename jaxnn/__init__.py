@@ -14,7 +14,6 @@ from jaxnn import models as models
 from jaxnn import plots as plots
 from jaxnn import schedules as schedules
 from jaxnn.activations import ACTIVATIONS as ACTIVATIONS
-from jaxnn.activations import P as P
 from jaxnn.activations import Activation as Activation
 from jaxnn.activations import celu as celu
 from jaxnn.activations import celu_derivative as celu_derivative
@@ -118,7 +117,9 @@ from jaxnn.losses import poisson_nll_loss as poisson_nll_loss
 from jaxnn.losses import softmax_cross_entropy as softmax_cross_entropy
 from jaxnn.losses import softmax_cross_entropy_derivative as softmax_cross_entropy_derivative
 from jaxnn.losses import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
-from jaxnn.losses import softmax_cross_entropy_with_integer_labels_derivative as softmax_cross_entropy_with_integer_labels_derivative
+from jaxnn.losses import (
+    softmax_cross_entropy_with_integer_labels_derivative as softmax_cross_entropy_with_integer_labels_derivative,
+)
 from jaxnn.losses import squared_hinge_derivative as squared_hinge_derivative
 from jaxnn.losses import squared_hinge_loss as squared_hinge_loss
 from jaxnn.models.mlp import mlp_backward as mlp_backward

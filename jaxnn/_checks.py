@@ -31,7 +31,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return ValueError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+    listed = f"known: {', '.join(known)}" if len(known) <= 30 else ""
+    return ValueError(f"unknown {kind} {name!r}; {hint}{listed}")
 
 
 def positive(who: str, name: str, value: float) -> None:

@@ -92,8 +92,8 @@ def concat(*layers: Layer) -> Layer:
     y  = [f_1(x), …, f_n(x)]
     dx = Σ_i (f_i's dx for dy_i),  dy_i the slice of dy that belongs to f_i
 
-    params, state and cache are tuples, one entry a layer; the cache has the outputs' widths besides. Outputs that differ
-    in any other axis, or no layers at all, are a ValueError.
+    params, state and cache are tuples, one entry a layer; the cache has the outputs' widths besides. Outputs that
+    differ in any other axis, or no layers at all, are a ValueError.
     """
     if not layers:
         raise ValueError("concat: no layers given, expected at least one")
@@ -208,4 +208,6 @@ def _after(dy, leaf):
 
 def _same_shape(who, in_shape, out_shape):
     if tuple(in_shape) != tuple(out_shape):
-        raise ValueError(f"{who}: the inner layer turns shape {tuple(in_shape)} into {tuple(out_shape)}; it must keep it")
+        raise ValueError(
+            f"{who}: the inner layer turns shape {tuple(in_shape)} into {tuple(out_shape)}; it must keep it"
+        )

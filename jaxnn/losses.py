@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxnn._checks import at_least_float32, float_array, fraction, non_negative, positive, unknown_name
 from jaxnn.activations import log_sigmoid, sigmoid
@@ -408,7 +409,7 @@ def squared_hinge_derivative(y_true, y_pred, weights=None):
 
 
 def _check_signs(who, y_true):
-    if not isinstance(y_true, jax.core.Tracer) and not bool((jnp.abs(y_true) == 1).all()):
+    if not isinstance(y_true, Tracer) and not bool((jnp.abs(y_true) == 1).all()):
         raise ValueError(f"{who}: y_true has labels other than -1 and 1; for labels 0 and 1 pass 2 * y_true - 1")
 
 
@@ -453,7 +454,7 @@ def softmax_cross_entropy_with_integer_labels(y_true, y_pred, weights=None, *, l
     Numerics: as in `softmax_cross_entropy`.
 
     >>> softmax_cross_entropy_with_integer_labels(jnp.array([0]), jnp.array([[20.0, 0.0]]))
-    Array(2.0611537e-09, dtype=float32)
+    Array(2.06115...e-09, dtype=float32)
     """
     q = _smoothed_one_hot("softmax_cross_entropy_with_integer_labels", y_true, y_pred, weights, label_smoothing)
     return _mean(_cross_entropy(q, y_pred), weights)
@@ -477,7 +478,7 @@ def _smoothed_one_hot(who, labels, logits, weights, label_smoothing):
     classes = logits.shape[-1]
     valid = (labels >= 0) & (labels < classes)
     counted = valid if weights is None else valid | _no_weight(weights, labels.shape)
-    if not isinstance(counted, jax.core.Tracer) and not bool(counted.all()):
+    if not isinstance(counted, Tracer) and not bool(counted.all()):
         raise ValueError(
             f"{who}: y_true has labels from {labels.min()} to {labels.max()}, but y_pred of shape {logits.shape} has "
             f"the classes 0 to {classes - 1}"

@@ -12,10 +12,11 @@ from jaxnn import combinators, layers, models
 from jaxnn.layer import Ctx, layer
 
 KEY = jax.random.key(0)
+EVALUATE = Ctx()
 TRAIN = Ctx(train=True, key=jax.random.key(1))
 
 
-def run(layer, x, ctx=Ctx(), key=KEY):
+def run(layer, x, ctx=EVALUATE, key=KEY):
     _, params, state = layer.init(key, x.shape)
     y, _, cache = layer.forward(params, state, x, ctx)
     return params, y, cache
@@ -144,7 +145,9 @@ def test_remat_is_the_same_network_in_less_memory():
 
         _, params, state = model.init(KEY, (512, 64))
         compiled = jax.jit(f).lower(params, state, jnp.ones((512, 64))).compile()
-        return compiled.memory_analysis().temp_size_in_bytes, compiled(params, state, jnp.ones((512, 64)))
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes, compiled(params, state, jnp.ones((512, 64)))
 
     unrolled = combinators.serial(*[block] * 6), combinators.serial(*[combinators.remat(block)] * 6)
     scanned = combinators.repeat(block, 6), combinators.repeat(combinators.remat(block), 6)
@@ -177,6 +180,6 @@ def test_a_bare_pair_becomes_a_layer():
         lambda params, x, dy: ({"s": jnp.vdot(x, dy)}, dy * params["s"]),
         lambda key, in_shape: (in_shape, {"s": jnp.float32(2)}),
     )
-    params, y, cache = run(combinators.serial(scale, scale), jnp.ones((2, 3)))
+    params, y, _ = run(combinators.serial(scale, scale), jnp.ones((2, 3)))
     np.testing.assert_array_equal(y, np.full((2, 3), 4.0))
     assert jax.tree.structure(params) == jax.tree.structure(({"s": 0}, {"s": 0}))

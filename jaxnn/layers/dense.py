@@ -26,7 +26,7 @@ def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "s
     >>> beach = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
     >>> a, cache = neuron_forward(beach, jnp.array([[1.0, 0.0], [0.0, 1.0]]))
     >>> a
-    Array([0.8175745 , 0.18242551], dtype=float32)
+    Array([0.81757..., 0.18242...], dtype=float32)
     """
     _check("neuron_forward", params, x, ranks=(1, 2))
     z = x @ params["w"]

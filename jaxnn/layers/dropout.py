@@ -19,7 +19,7 @@ def dropout_forward(key: jax.Array, x: jax.Array, rate: float):
 
     >>> y, keep = dropout_forward(jax.random.key(0), jnp.ones(4), rate=0.5)
     >>> y
-    Array([2., 0., 2., 0.], dtype=float32)
+    Array([0., 0., 2., 2.], dtype=float32)
     """
     fraction("dropout", "rate", rate)
     x = float_array("dropout", "x", x)

@@ -6,7 +6,6 @@ Shapes: B batch, n_0 inputs, n_l neurons in layer l.
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 
 from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
@@ -24,6 +23,7 @@ def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str 
     params: a sequence of {"w": (n_(l-1), n_l), "b": (n_l,)}; x (B, n_0), y (B, n_L); activations: one a layer.
     Cached: (a^(l-1), z^l) of each layer.
 
+    >>> import jax.numpy as jnp
     >>> params = [{"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, {"w": jnp.ones((3, 1)), "b": jnp.zeros(1)}]
     >>> y, cache = mlp_forward(params, jnp.array([[1.0, 2.0]]), ["relu", "identity"])
     >>> y

@@ -21,7 +21,7 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
     leaves = {jax.tree_util.keystr(where): _plain(leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
         try:
-            np.savez(file, **leaves)
+            np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
             file.close()
             os.replace(file.name, path)
         except BaseException:

@@ -90,6 +90,7 @@ def fit(
     if validation is not None:
         validation = on_device(validation[0]), jnp.asarray(validation[1])
     batch_size = min(batch_size, n)
+    step = _step(model, loss, optimizer, penalty)
     compiled = None
     for _ in range(epochs):
         key = jax.random.fold_in(train_state.key, train_state.epoch)
@@ -97,7 +98,7 @@ def fit(
         indices, weights = batches(n, batch_size, shuffled(shuffle_key, n))
         arguments = (jax.tree.map(jnp.copy, train_state), rows, y, indices, weights, step_key)
         if compiled is None:
-            compiled = _run_epoch.lower(model, loss, optimizer, penalty, prepare, *arguments).compile()
+            compiled = run_epoch.lower(step, prepare, *arguments).compile()
         began = time.perf_counter()
         after, steps = jax.block_until_ready(compiled(*arguments))
         seconds = time.perf_counter() - began
@@ -119,17 +120,36 @@ def fit(
         )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=5)
-def _run_epoch(model, loss, optimizer, penalty, prepare, train_state, rows: Rows, y, indices, weights, key):
-    """All steps of an epoch: (train_state, StepRecord of (steps,) arrays)."""
+@functools.lru_cache(maxsize=16)
+def _step(model, loss, optimizer, penalty):
+    """The same function for the same arguments, so that a second fit with them does not compile again."""
+    return functools.partial(train_step, model, loss, optimizer, penalty=penalty)
 
-    def body(train_state, step):
-        i, chosen, weight = step
-        batch = Batch(prepare(gather(rows, chosen)), y[chosen], weight)
-        return train_step(model, loss, optimizer, train_state, batch, jax.random.fold_in(key, i), penalty)
 
-    steps = jnp.arange(len(indices))
-    train_state, records = jax.lax.scan(body, train_state, (steps, indices, weights))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def run_epoch(
+    step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepRecord]],
+    prepare: Callable[[jax.Array], jax.Array],
+    train_state: TrainState,
+    rows: Rows,
+    y: jax.Array,
+    indices: jax.Array,
+    weights: jax.Array,
+    key: jax.Array,
+) -> tuple[TrainState, StepRecord]:
+    """All steps of an epoch in one compiled call: the train_state after them, and a StepRecord of (steps,) arrays.
+
+    step(train_state, batch, key) is one step; indices and weights (steps, batch_size) say what is in each batch. The
+    buffers of train_state are given up (donated).
+    """
+
+    def body(train_state, chosen):
+        i, index, weight = chosen
+        batch = Batch(prepare(gather(rows, index)), y[index], weight)
+        return step(train_state, batch, jax.random.fold_in(key, i))
+
+    chosen = (jnp.arange(len(indices)), indices, weights)
+    train_state, records = jax.lax.scan(body, train_state, chosen)
     return train_state._replace(epoch=train_state.epoch + 1), records
 
 
@@ -156,7 +176,8 @@ def _require_finite(after: TrainState, steps: StepRecord, before: TrainState) ->
     bad = ~(np.isfinite(losses) & np.isfinite(norms))
     if bad.any():
         step = int(bad.argmax())
-        what = f"the loss became {losses[step]}" if not np.isfinite(losses[step]) else "the gradient became infinite or NaN"
+        lost = not np.isfinite(losses[step])
+        what = f"the loss became {losses[step]}" if lost else "the gradient became infinite or NaN"
         raise Diverged(what, epoch, step + 1, n, before)
     if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(after.params)):
         raise Diverged("a parameter became infinite or NaN", epoch, n, n, before)

@@ -3,6 +3,7 @@
 No jax.grad: the gradient is the model's own backward of the loss's own derivative.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,6 +43,11 @@ class StepRecord(NamedTuple):
 
 def start(key: jax.Array, model: Layer, optimizer: Optimizer, in_shape: tuple[int, ...]) -> TrainState:
     """The state before the first step: parameters drawn from the key. in_shape includes the batch axis, of any size."""
+    return _start(key, model, optimizer, tuple(in_shape))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _start(key, model, optimizer, in_shape):
     init_key, train_key = jax.random.split(key)
     _, params, state = model.init(init_key, in_shape)
     return TrainState(params, state, optimizer.init(params), train_key, jnp.zeros((), jnp.int32))

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxnn.verify.compare import FLOAT64_TOLERANCE, largest_error
 from jaxnn.verify.rule import Example, Rule, representable
-from jaxnn.verify.witnesses import autodiff, differences, leaf_directions
+from jaxnn.verify.witnesses import autodiff, differences, leaf_directions, quickly_compiled
 
 DIFFERENCES_TOLERANCE = 1e-6
 
@@ -19,8 +19,8 @@ class Certificate(NamedTuple):
     name: str
     autodiff: float  # backward against jax.vjp of forward, float64
     differences: float  # backward against finite differences along one direction a leaf, float64
-    float32: float  # y and backward in float32 against float64
-    bfloat16: float  # y and backward in bfloat16 against float64
+    float32: float  # y and backward in float32 against float64, at the first example
+    bfloat16: float  # the same in bfloat16
     failures: tuple[str, ...]  # what is wrong, in words; empty if the rule is proven
 
     @property
@@ -34,11 +34,11 @@ def certify(rule: Rule, seed: int = 0) -> Certificate:
     failures = []
     for i, example in enumerate(rule.examples):
         try:
-            found = _errors_at(rule, example, [seed, i])
+            found = _errors_at(rule, example, [seed, i], ("float32", "bfloat16") if i == 0 else ())
         except ValueError as error:
             failures.append(f"example {i}: {error}")
             continue
-        errors = {witness: max(error, found[witness]) for witness, error in errors.items()}
+        errors = {witness: max(error, found.get(witness, 0.0)) for witness, error in errors.items()}
     bounds = {
         "autodiff": FLOAT64_TOLERANCE,
         "differences": DIFFERENCES_TOLERANCE,
@@ -53,28 +53,28 @@ def certify(rule: Rule, seed: int = 0) -> Certificate:
     return Certificate(rule.name, **errors, failures=tuple(failures))
 
 
-def _errors_at(rule: Rule, example: Example, seed: list[int]) -> dict[str, float]:
-    given = example.given
+def _errors_at(rule: Rule, example: Example, seed: list[int], precisions: tuple[str, ...]) -> dict[str, float]:
+    inputs, given = example
 
-    @jax.jit
     def manual(inputs, given, dy):
         return rule.forward(inputs, given), rule.backward(inputs, given, dy)
 
     with jax.enable_x64(True):
-        inputs = jax.tree.map(jnp.asarray, example.inputs)
         dy = cotangent(rule, inputs, given, seed)
-        y, gradient = manual(inputs, given, dy)
+        y, gradient = quickly_compiled(manual)(inputs, given, dy)
 
         def forward(inputs):
             return rule.forward(inputs, given)
 
+        truth = quickly_compiled(lambda inputs, dy: autodiff(forward, inputs, dy))(inputs, dy)
         found = {
-            "autodiff": largest_error(gradient, jax.jit(lambda x, dy: autodiff(forward, x, dy))(inputs, dy)),
+            "autodiff": largest_error(gradient, truth),
             "differences": _differences_error(forward, inputs, dy, gradient),
         }
-    for dtype in ("float32", "bfloat16"):
-        low = jax.tree.map(lambda x, dtype=dtype: jnp.asarray(x, dtype), example.inputs)
-        low_y, low_gradient = manual(low, given, cotangent(rule, low, given, seed))
+    optimized = jax.jit(manual)
+    for dtype in precisions:
+        low = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), inputs)
+        low_y, low_gradient = optimized(low, given, cotangent(rule, low, given, seed))
         _require_dtypes(low_gradient, low)
         found[dtype] = max(largest_error(_as_float64(low_y), y), largest_error(_as_float64(low_gradient), gradient))
     return found
@@ -84,7 +84,7 @@ def cotangent(rule: Rule, inputs: Any, given: Any, seed: list[int]) -> Any:
     """Random numbers in the shape and dtype of y: with ones, a wrong softmax or batch norm would pass."""
     rng = np.random.default_rng(seed)
     y = jax.eval_shape(rule.forward, inputs, given)
-    return jax.tree.map(lambda y: jnp.asarray(representable(rng.normal(size=y.shape)), y.dtype), y)
+    return jax.tree.map(lambda y: representable(rng.normal(size=y.shape)).astype(y.dtype), y)
 
 
 def _differences_error(forward, inputs: Any, dy: Any, gradient: Any) -> float:
@@ -95,10 +95,10 @@ def _differences_error(forward, inputs: Any, dy: Any, gradient: Any) -> float:
     tree_norm = max(np.linalg.norm(g) for g in gradients)
     largest = 0.0
     for i, (g, direction, (slope, _)) in enumerate(zip(gradients, directions, measured, strict=True)):
-        v = np.asarray(jax.tree.leaves(direction)[i])
+        v = jax.tree.leaves(direction)[i]
         scale = (np.linalg.norm(g) + 1e-6 * tree_norm) * np.linalg.norm(v)
         gap = abs(float(np.vdot(g, v)) - slope)
-        largest = max(largest, gap / scale if scale > 0 else gap)
+        largest = max(largest, float(gap / scale) if scale > 0 else gap)
     return largest
 
 

@@ -11,6 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def quickly_compiled(f: Callable) -> Callable:
+    """jax.jit for what runs once: in float64 the optimizations would only cost time to compile."""
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def autodiff(forward: Callable[[Any], Any], inputs: Any, dy: Any) -> Any:
     """∂φ/∂inputs by jax.vjp."""
     _, vjp = jax.vjp(forward, inputs)
@@ -28,7 +33,7 @@ STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 def differences(forward: Callable[[Any], Any], inputs: Any, dy: Any, directions: list[Any]) -> list[Difference]:
-    """The derivative of φ along each direction (a tree like inputs), by central differences.
+    """The derivative of φ along each direction (a float64 tree like inputs), by central differences. Under enable_x64.
 
     φ'(0) ≈ (φ(x + h v) - φ(x - h v)) / 2h for each step h in STEPS; of two neighbouring steps that agree best the
     smaller is taken, and their gap is the error estimate. In float64 the gap is about 1e-10 of the slope.
@@ -39,9 +44,9 @@ def differences(forward: Callable[[Any], Any], inputs: Any, dy: Any, directions:
         products = jax.tree.map(lambda y, c: jnp.vdot(y, c), forward(moved), dy)
         return sum(jax.tree.leaves(products))
 
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *directions)
-    steps = jnp.asarray([*STEPS, *(-h for h in STEPS)], jax.tree.leaves(inputs)[0].dtype)
-    values = jax.jit(jax.vmap(lambda v: jax.vmap(lambda t: phi(t, v))(steps)))(stacked)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *directions)
+    steps = np.asarray([*STEPS, *(-h for h in STEPS)])
+    values = quickly_compiled(jax.vmap(lambda v: jax.vmap(lambda t: phi(t, v))(steps)))(stacked)
     up, down = np.split(np.asarray(values, np.float64), 2, axis=1)
     slopes = (up - down) / (2 * np.asarray(STEPS))
     gaps = np.abs(np.diff(slopes, axis=1))
@@ -55,8 +60,8 @@ def leaf_directions(seed: int, inputs: Any) -> list[Any]:
     rng = np.random.default_rng(seed)
     directions = []
     for i, leaf in enumerate(leaves):
-        zeros = [jnp.zeros_like(other) for other in leaves]
+        zeros = [np.zeros(other.shape) for other in leaves]
         size = float(np.sqrt(np.mean(np.square(np.asarray(leaf))))) or 1.0
-        zeros[i] = jnp.asarray(rng.normal(size=leaf.shape) * size, leaf.dtype)
+        zeros[i] = rng.normal(size=leaf.shape) * size
         directions.append(tree.unflatten(zeros))
     return directions
