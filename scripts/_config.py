@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,16 @@ def sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of sizes such as 256,128") from None
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ValueErrors, one line like all others of these scripts."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
+
 def parse(description: str, defaults: Config, argv: list[str] | None = None) -> Config:
-    """The command line as a Config; anything wrong prints one line and exits with 2."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """The command line as a Config."""
+    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for field in dataclasses.fields(Config):
         default = getattr(defaults, field.name)
         kind: Callable[[str], Any] = sizes if field.name == "layers" else str if default is None else type(default)

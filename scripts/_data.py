@@ -39,7 +39,7 @@ class Data(NamedTuple):
     """Training and test data, ready for `fit`."""
 
     train: tuple[Any, Any]  # x, y as the loss takes it
-    test: tuple[Any, Any]
+    test: tuple[Any, Any]  # also the validation data of each epoch: nothing is selected on it
     loss: str  # its name, "auto" resolved
     labels: Any  # the test data's class ids, or its numbers in their own unit
     classes: tuple[str, ...]  # empty for regression

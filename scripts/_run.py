@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from jaxnn import models, plots
 from jaxnn._checks import non_negative, positive, unknown_name
-from jaxnn.activations import softmax
 from jaxnn.layer import Layer
 from jaxnn.losses import get_loss
 from jaxnn.optimizers import OPTIMIZERS, Optimizer
@@ -111,7 +110,7 @@ def in_unit(data: Data, output: np.ndarray) -> np.ndarray:
 
 def line(record: EpochRecord, epochs: int) -> str:
     """One epoch in one line."""
-    measured = "  ".join(f"test {name} {value:.4f}" for name, value in record.validation.items())
+    measured = "  ".join(f"validation {name} {value:.4f}" for name, value in record.validation.items())
     return (
         f"epoch {record.epoch:{len(str(epochs))}}/{epochs}  loss {record.loss:.4f}  {measured}  "
         f"rate {record.rate:.1e}  {record.seconds:.2f} s  {record.examples_per_second:,.0f} examples/s"
@@ -155,6 +154,6 @@ def write_report(
         plots.predictions(truth, said).savefig(out / "predictions.png")
     if data.images:
         first = next(p["w"] for p in train_state.params if p)
-        plots.mistakes(x, data.labels, np.asarray(softmax(y_pred)), data.classes).savefig(out / "mistakes.png")
+        plots.mistakes(x, data.labels, y_pred, data.classes).savefig(out / "mistakes.png")
         plots.weights(np.asarray(first), x.shape[1:]).savefig(out / "weights.png")
     print(f"run folder {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _config import exit_with_one_line
+from _config import Parser, exit_with_one_line
 from tqdm import tqdm
 
 from jaxnn import Ctx, Layer, Loss, adam, get_loss, global_norm, models
@@ -244,7 +244,7 @@ def load(folder: str | None, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="a folder of MNIST's IDX files; without it, random images of the same size")
     parser.add_argument("--examples", type=int, default=60_000, help="examples in the epoch")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")

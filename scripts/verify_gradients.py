@@ -7,7 +7,7 @@ the largest error of an entry, relative to the largest entry of its leaf. Exit s
 
 import argparse
 
-from _config import exit_with_one_line
+from _config import Parser, exit_with_one_line
 from tqdm import tqdm
 
 from jaxnn._checks import unknown_name
@@ -26,7 +26,7 @@ def line(c: Certificate) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="rules whose name contains this")
     args = parser.parse_args()
     chosen = [rule for rule in rules() if args.only is None or args.only in rule.name]

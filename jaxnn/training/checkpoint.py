@@ -1,7 +1,6 @@
 """A tree of arrays as one .npz file, each leaf under its path."""
 
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,13 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
     """
     path = Path(path)
     leaves = {jax.tree_util.keystr(where): _plain(leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
-        try:
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as file:
             np.savez(file, **leaves)  # pyright: ignore[reportArgumentType]
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_tree(path: str | os.PathLike, like: Any) -> Any:
