@@ -45,18 +45,17 @@ class Data(NamedTuple):
     classes: tuple[str, ...]  # empty for regression
     n_out: int  # how many numbers the network puts out
     prepare: Callable[[jax.Array], jax.Array]  # a batch of x into what the network takes
-    images: bool
+    images: bool  # whether x can be drawn
     y_mean: np.ndarray  # numbers to predict are standardised: y = y_mean + y_std * output
     y_std: np.ndarray
-    standardizer: Any  # of the features, None for images
+    standardizer: Any  # of the features, None for bytes
 
 
 def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> Data:
     """Read `name`, hold out a fifth for testing (unless the files bring a test set) and standardise."""
     train, test = _read(name, label, task, key)
-    images = train.x.dtype == np.uint8
     standardizer, prepare = None, scale_pixels(16 if name == "digits" else 255)
-    if not images:
+    if train.x.dtype != np.uint8:
         standardizer = datasets.fit_standardizer(train.x)
         train = train._replace(x=datasets.standardize(standardizer, train.x))
         test = test._replace(x=datasets.standardize(standardizer, test.x))
@@ -84,7 +83,7 @@ def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> 
         classes=train.classes,
         n_out=n_out,
         prepare=prepare,
-        images=images,
+        images=train.x.ndim == 3 or (train.x.ndim == 4 and train.x.shape[3] in (1, 3)),
         y_mean=y_mean,
         y_std=y_std,
         standardizer=standardizer,

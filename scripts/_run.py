@@ -152,8 +152,9 @@ def write_report(
         truth, said = data.labels.reshape(len(x), -1), in_unit(data, y_pred)
         print(f"test rmse {root_mean_square_error(truth, said):.4g}, R² {r_squared(truth, said):.4f} on {len(x)}")
         plots.predictions(truth, said).savefig(out / "predictions.png")
+    if data.images and data.classes:
+        plots.mistakes(x, data.labels, y_pred, data.classes).savefig(out / "mistakes.png")
     if data.images:
         first = next(p["w"] for p in train_state.params if p)
-        plots.mistakes(x, data.labels, y_pred, data.classes).savefig(out / "mistakes.png")
         plots.weights(np.asarray(first), x.shape[1:]).savefig(out / "weights.png")
     print(f"run folder {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")

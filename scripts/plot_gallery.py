@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _config import exit_with_one_line
+from _config import Parser, exit_with_one_line
 
 from jaxnn import datasets, plots
 from jaxnn._checks import unknown_name
@@ -280,7 +280,6 @@ def init_variance(quick: bool):
     keys, data_key = jax.random.split(jax.random.key(0), depth), jax.random.key(1)
     lines = {}
     for name in ("xavier_normal", "he_normal") if quick else INITIALIZERS:
-        # One layer after the other: XLA takes ten times as long for the QR factors of a whole batch.
         weights = jax.lax.map(functools.partial(INITIALIZERS[name], shape=(n, n)), keys)
         for activation in ("relu", "tanh"):
             forward, backward = layer_variances(data_key, weights, activation, batch=n)
@@ -403,7 +402,7 @@ GALLERY = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="the folder to write to (default: gallery)")
     parser.add_argument("--only", action="append", metavar="NAME", help=f"one of {', '.join(GALLERY)}; repeatable")
     parser.add_argument("--quick", action="store_true", help="small settings, to see that everything works")
