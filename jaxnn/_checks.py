@@ -4,6 +4,8 @@ All of them look only at shapes, dtypes and Python values, so they run while JAX
 """
 
 import difflib
+import math
+import operator
 from collections.abc import Iterable
 
 import jax
@@ -36,18 +38,40 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
 
 
 def positive(who: str, name: str, value: float) -> None:
-    """ValueError unless value > 0."""
-    if not value > 0:
-        raise ValueError(f"{who}: {name} = {value}, expected a number greater than 0")
+    """ValueError unless value > 0, and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{who}: {name} = {value}, expected a finite number greater than 0")
 
 
 def non_negative(who: str, name: str, value: float) -> None:
-    """ValueError unless value >= 0."""
-    if not value >= 0:
-        raise ValueError(f"{who}: {name} = {value}, expected a number that is 0 or greater")
+    """ValueError unless value >= 0, and finite."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{who}: {name} = {value}, expected a finite number that is 0 or greater")
 
 
 def fraction(who: str, name: str, value: float) -> None:
     """ValueError unless 0 <= value < 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{who}: {name} = {value}, expected 0 <= {name} < 1")
+
+
+def whole(who: str, name: str, value: int, least: int) -> None:
+    """ValueError unless value is a whole number, at least `least`."""
+    try:
+        fits = operator.index(value) >= least
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{who}: {name} = {value!r}, expected a whole number that is {least} or greater")
+
+
+def random_key(who: str, key) -> None:
+    """ValueError unless key is a key of jax.random."""
+    if not (isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)):
+        raise ValueError(f"{who} draws random numbers and needs a key, but got {key!r}; pass jax.random.key(0), say")
+
+
+def same_shape(who: str, name: str, array, like: str, shape: tuple[int, ...]) -> None:
+    """ValueError unless the array has this shape, which is that of `like`: gradients are never broadcast."""
+    if jnp.shape(array) != tuple(shape):
+        raise ValueError(f"{who}: {name} has shape {jnp.shape(array)}, but {like} has {tuple(shape)}; make them equal")

@@ -9,6 +9,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 
+from jaxnn._checks import whole
 from jaxnn.layer import Layer
 
 
@@ -41,6 +42,7 @@ def serial(*layers: Layer) -> Layer:
         return in_shape, tuple(params), tuple(states)
 
     def forward(params, state, x, ctx, /):
+        _require_entries("serial", layers, params, state)
         states, caches = [], []
         for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
             with _naming("serial", i):
@@ -111,6 +113,7 @@ def concat(*layers: Layer) -> Layer:
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes)), tuple(params), tuple(states)
 
     def forward(params, state, x, ctx, /):
+        _require_entries("concat", layers, params, state)
         ys, states, caches = [], [], []
         for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
             with _naming("concat", i):
@@ -142,8 +145,7 @@ def repeat(inner: Layer, n: int) -> Layer:
     dtype. Time of tracing and compiling does not depend on n.
     Raises ValueError unless n >= 1, and if the inner layer changes the shape.
     """
-    if n < 1:
-        raise ValueError(f"repeat: n = {n}, expected at least 1")
+    whole("repeat", "n", n, least=1)
 
     def init(key, in_shape, /):
         out_shape, _, _ = inner.init(key, in_shape)
@@ -204,6 +206,14 @@ def _after(dy, leaf):
         return leaf
     zero = jnp.minimum(jnp.abs(first.reshape(-1)[0]), 0)
     return leaf + zero.astype(leaf.dtype)
+
+
+def _require_entries(who, layers, params, state):
+    if not len(layers) == len(params) == len(state):
+        raise ValueError(
+            f"{who}: {len(layers)} layers, but params has {len(params)} entries and state {len(state)}; pass what init "
+            f"or the last forward gave"
+        )
 
 
 def _same_shape(who, in_shape, out_shape):

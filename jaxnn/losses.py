@@ -10,6 +10,8 @@ Reduction: the mean. With ℓ_i the loss of example i (of entry i, where a loss 
 
     L = Σ_i w_i ℓ_i / Σ_i w_i,      ∂L/∂ŷ_i = w_i ∂ℓ_i/∂ŷ_i / Σ_i w_i,      w_i = 1 by default
 
+Labels and weights out of range are a ValueError where their values are known, outside jit.
+
 `weights` >= 0 has the leading axes of the ℓ_i, e.g. (batch,) or (batch, time), and is constant: no derivative is taken.
 An example of weight 0 costs nothing and is not looked at, be it NaN. Weights of 0 alone give L = 0.
 
@@ -24,6 +26,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxnn._checks import at_least_float32, float_array, fraction, non_negative, positive, unknown_name
@@ -76,6 +79,8 @@ def _derivative(target_shape=_same):
 def _arrays(who, y_true, y_pred, target_shape):
     y_pred = float_array(who, "y_pred", y_pred)
     y_true = jnp.asarray(y_true)
+    if jnp.iscomplexobj(y_true):
+        raise ValueError(f"{who}: y_true has dtype {y_true.dtype}, expected real numbers")
     if y_pred.size == 0:
         raise ValueError(f"{who}: y_pred is empty (shape {y_pred.shape}); a mean needs at least one example")
     expected = target_shape(y_pred.shape)
@@ -89,9 +94,27 @@ def _arrays(who, y_true, y_pred, target_shape):
     return y_true, y_pred
 
 
+def _require_values(who, name, values, fit, expected):
+    """ValueError unless all values fit, where they are known: under jit they are not, and nothing is checked."""
+    if isinstance(values, Tracer):
+        return
+    values = np.asarray(values)  # under jit, jax.numpy would make even constants unknown
+    if not fit(values).all():
+        raise ValueError(f"{who}: {name} has values from {values.min()} to {values.max()}, expected {expected}")
+
+
+def _require_share(who, y_true):
+    _require_values(who, "y_true", y_true, lambda y: (y >= 0) & (y <= 1), "labels or shares from 0 to 1")
+
+
+def _require_not_negative(who, y_true, what):
+    _require_values(who, "y_true", y_true, lambda y: y >= 0, what)
+
+
 def _full_weights(weights, shape, dtype):
     """weights and their sum, broadcast to the shape of the losses."""
     weights = jnp.asarray(weights)
+    _require_values("the loss", "weights", weights, lambda w: w >= 0, "numbers that are 0 or greater")
     if weights.shape != shape[: weights.ndim]:
         raise ValueError(
             f"weights have shape {weights.shape}, the losses {shape}; weights must have their leading axes: "
@@ -224,12 +247,14 @@ def poisson_nll_loss(y_true, y_pred, weights=None):
     ŷ is the logarithm of the rate; the constant log y! is left out. y >= 0.
     Numerics: e^ŷ is infinite from ŷ = 89 on (float32), as the loss itself is.
     """
+    _require_not_negative("poisson_nll_loss", y_true, "counts that are 0 or greater")
     return _mean(jnp.exp(y_pred) - y_true * y_pred, weights)
 
 
 @_derivative()
 def poisson_nll_derivative(y_true, y_pred, weights=None):
     """(e^ŷ - y) / n."""
+    _require_not_negative("poisson_nll_derivative", y_true, "counts that are 0 or greater")
     return _mean_derivative(jnp.exp(y_pred) - y_true, weights)
 
 
@@ -287,6 +312,7 @@ def binary_cross_entropy(y_true, y_pred, weights=None):
     Numerics: ε is the resolution of the dtype calculated in (float32: 1.2e-7); the customary 1e-15 disappears in
     float32(1 - 1e-15) == 1. Prefer `binary_cross_entropy_with_logits`, which needs no ε.
     """
+    _require_share("binary_cross_entropy", y_true)
     p = _clipped(y_pred)
     losses = -y_true * jnp.log(p) - (1 - y_true) * jnp.log1p(-p)
     return _mean(losses + _bce_slope(y_true, p) * (y_pred - p), weights)
@@ -295,6 +321,7 @@ def binary_cross_entropy(y_true, y_pred, weights=None):
 @_derivative()
 def binary_cross_entropy_derivative(y_true, y_pred, weights=None):
     """(p - y) / (p (1 - p)) / n, p = ŷ clipped to [ε, 1 - ε]."""
+    _require_share("binary_cross_entropy_derivative", y_true)
     return _mean_derivative(_bce_slope(y_true, _clipped(y_pred)), weights)
 
 
@@ -317,6 +344,7 @@ def binary_cross_entropy_with_logits(y_true, y_pred, weights=None):
     Numerics: both terms are non-negative and nothing cancels. max(z, 0) - z y + log1p(e^-|z|) has the same value, but
     its jax.grad at z = 0 is 0 or -1 instead of ±1/2.
     """
+    _require_share("binary_cross_entropy_with_logits", y_true)
     return _mean(-y_true * log_sigmoid(y_pred) - (1 - y_true) * log_sigmoid(-y_pred), weights)
 
 
@@ -326,6 +354,7 @@ def binary_cross_entropy_with_logits_derivative(y_true, y_pred, weights=None):
 
     Numerics: the textbook's σ(z) - y is 0 for y = 1 from z = 17 on (float32).
     """
+    _require_share("binary_cross_entropy_with_logits_derivative", y_true)
     return _mean_derivative((1 - y_true) * sigmoid(y_pred) - y_true * sigmoid(-y_pred), weights)
 
 
@@ -342,6 +371,7 @@ def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float
     Source: Lin et al. 2017 (arXiv:1708.02002).
     """
     _check_focal("focal_loss", gamma, alpha)
+    _require_share("focal_loss", y_true)
 
     def g(z):
         return -jnp.exp(gamma * log_sigmoid(-z)) * log_sigmoid(z)
@@ -353,6 +383,7 @@ def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float
 def focal_derivative(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float = 0.25):
     """(y α g'(z) - (1 - y) (1 - α) g'(-z)) / n, g'(z) = -σ(-z)^γ (γ σ(z) (-log σ(z)) + σ(-z))."""
     _check_focal("focal_derivative", gamma, alpha)
+    _require_share("focal_derivative", y_true)
 
     def dg(z):
         return -jnp.exp(gamma * log_sigmoid(-z)) * (sigmoid(-z) - gamma * sigmoid(z) * log_sigmoid(z))
@@ -372,8 +403,7 @@ def hinge_loss(y_true, y_pred, weights=None):
 
     ℓ = max(0, 1 - y ŷ),  ∂ℓ/∂ŷ = -y for y ŷ < 1, else 0
 
-    y is -1 or 1: labels 0 and 1 are y = 2 label - 1. Anything else is a ValueError where the values are known (outside
-    jit).
+    y is -1 or 1: labels 0 and 1 are y = 2 label - 1.
     """
     _check_signs("hinge_loss", y_true)
     margin = 1 - y_true * y_pred
@@ -409,8 +439,8 @@ def squared_hinge_derivative(y_true, y_pred, weights=None):
 
 
 def _check_signs(who, y_true):
-    if not isinstance(y_true, Tracer) and not bool((jnp.abs(y_true) == 1).all()):
-        raise ValueError(f"{who}: y_true has labels other than -1 and 1; for labels 0 and 1 pass 2 * y_true - 1")
+    expected = "labels -1 and 1; for labels 0 and 1 pass 2 * y_true - 1"
+    _require_values(who, "y_true", y_true, lambda y: np.abs(y) == 1, expected)
 
 
 # ---------------------------------------------------------------- many classes
@@ -427,12 +457,14 @@ def softmax_cross_entropy(y_true, y_pred, weights=None):
     non-negative terms, right down to the smallest float where logsumexp(z) - z_j rounds to 0 (a gap of 17 in float32).
     Likewise the derivative is p_j (Σ_{k≠j} q_k) - q_j (Σ_{k≠j} p_k) and 1 - p_m is r / (1 + r): p_j - q_j cancels.
     """
+    _require_not_negative("softmax_cross_entropy", y_true, "shares that are 0 or greater")
     return _mean(_cross_entropy(y_true, y_pred), weights)
 
 
 @_derivative()
 def softmax_cross_entropy_derivative(y_true, y_pred, weights=None):
     """(p_j Σ_k q_k - q_j) / n, p = softmax(z), q = y_true."""
+    _require_not_negative("softmax_cross_entropy_derivative", y_true, "shares that are 0 or greater")
     return _mean_derivative(_cross_entropy_slope(y_true, y_pred), weights, class_axes=1)
 
 
@@ -529,6 +561,7 @@ def kl_divergence(y_true, y_pred, weights=None):
     Numerics: 0 log 0 = 0, also against ŷ = -inf. Close distributions cancel between classes: the absolute error is one
     rounding of the largest term.
     """
+    _require_share("kl_divergence", y_true)
     some = y_true > 0
     terms = y_true * (jnp.log(jnp.where(some, y_true, 1)) - jnp.where(some, y_pred, 0))
     return _mean(terms.sum(-1), weights)
@@ -536,7 +569,8 @@ def kl_divergence(y_true, y_pred, weights=None):
 
 @_derivative()
 def kl_divergence_derivative(y_true, y_pred, weights=None):
-    """-p_j / n; 0 where p_j is not positive."""
+    """-p_j / n."""
+    _require_share("kl_divergence_derivative", y_true)
     return _mean_derivative(jnp.where(y_true > 0, -y_true, 0), weights, class_axes=1)
 
 

@@ -19,7 +19,11 @@ class Config:
         default=None, metadata={"help": "CSV only: the column to predict (default: the last)"}
     )
     task: str = dataclasses.field(
-        default="auto", metadata={"help": "CSV and NPZ: classification, regression or auto (look at the labels)"}
+        default="auto",
+        metadata={
+            "help": "CSV and NPZ: what to predict; auto looks at the labels",
+            "choices": ("auto", "classification", "regression"),
+        },
     )
     layers: tuple[int, ...] = dataclasses.field(
         default=(256, 128), metadata={"help": "sizes of the hidden layers, such as 256,128; empty for none"}
@@ -64,7 +68,7 @@ def parse(description: str, defaults: Config, argv: list[str] | None = None) -> 
         default = getattr(defaults, field.name)
         kind: Callable[[str], Any] = sizes if field.name == "layers" else str if default is None else type(default)
         shown = ",".join(map(str, defaults.layers)) if field.name == "layers" else default
-        parser.add_argument(f"--{field.name}", type=kind, default=shown, help=field.metadata["help"])
+        parser.add_argument(f"--{field.name}", type=kind, default=shown, **field.metadata)
     return Config(**vars(parser.parse_args(argv)))
 
 

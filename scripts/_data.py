@@ -111,6 +111,12 @@ def number_scale(loss: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _read(name: str, label: str | None, task: str, key: jax.Array):
     draw_key, split_key = jax.random.split(key)
     path = Path(name)
+    if label is not None and path.suffix != ".csv":
+        raise ValueError(f"--label names a column of a .csv file, but --data is {name!r}; leave --label out")
+    if task != "auto" and path.suffix not in (".csv", ".npz"):
+        raise ValueError(f"--task is for .csv and .npz files, but --data is {name!r}; leave --task out")
+    if not name:
+        raise ValueError("--data is empty; expected digits, a synthetic set, a file or a folder")
     if path.is_dir():
         return datasets.idx_folder(path)
     if name == "digits":

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from jaxnn.training import (
 
 def run(config: Config) -> int:
     """Train, print a line an epoch, write the run folder; 0, or 1 if training diverged."""
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"--seed {config.seed}: expected a whole number from 0 to {2**32 - 1}")
     data_key, train_key = jax.random.split(jax.random.key(config.seed))
     data = load(config.data, config.label, config.task, config.loss, data_key)
     model = models.mlp(config.layers, data.n_out, config.activation, config.initializer, config.dropout)
@@ -65,7 +68,7 @@ def run(config: Config) -> int:
                 records.append(record)
                 train_state = record.train_state
                 tqdm.write(line(record, config.epochs))
-                print(json.dumps(record.to_dict()), file=log, flush=True)
+                print(json.dumps(finite(record.to_dict()), allow_nan=False), file=log, flush=True)
         except KeyboardInterrupt:
             tqdm.write("stopped; the run folder holds the last whole epoch")
         except Diverged as error:
@@ -98,7 +101,7 @@ def make_metrics(data: Data) -> dict[str, Callable[[Any, Any], float]]:
         return {"accuracy": accuracy}
     return {
         "rmse": lambda y, y_pred: root_mean_square_error(in_unit(data, y), in_unit(data, y_pred)),
-        "r2": lambda y, y_pred: r_squared(y, y_pred[..., : y.shape[-1]]),
+        "r2": lambda y, y_pred: r_squared(in_unit(data, y), in_unit(data, y_pred)),
     }
 
 
@@ -108,9 +111,16 @@ def in_unit(data: Data, output: np.ndarray) -> np.ndarray:
     return data.y_mean + data.y_std * mean
 
 
+def finite(value: Any) -> Any:
+    """The same with null for numbers that JSON does not have (R² of labels that are all equal, say)."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def line(record: EpochRecord, epochs: int) -> str:
     """One epoch in one line."""
-    measured = "  ".join(f"validation {name} {value:.4f}" for name, value in record.validation.items())
+    measured = "  ".join(f"test {name} {value:.4f}" for name, value in record.validation.items())
     return (
         f"epoch {record.epoch:{len(str(epochs))}}/{epochs}  loss {record.loss:.4f}  {measured}  "
         f"rate {record.rate:.1e}  {record.seconds:.2f} s  {record.examples_per_second:,.0f} examples/s"
@@ -135,6 +145,8 @@ def write_report(
     out: Path, config: Config, data: Data, model: Layer, train_state: TrainState, records: list[EpochRecord]
 ) -> None:
     """Parameters and figures into the run folder; the result on stdout."""
+    if not records:
+        print("no epoch was finished: the parameters are the initial ones")
     save_tree(
         out / "params.npz",
         {"params": train_state.params, "state": train_state.state, "standardizer": data.standardizer},

@@ -9,7 +9,7 @@ import pytest
 
 import jaxnn
 from jaxnn import combinators, layers, models
-from jaxnn.layer import Ctx, layer
+from jaxnn.layer import Ctx, Layer, layer
 
 KEY = jax.random.key(0)
 EVALUATE = Ctx()
@@ -94,6 +94,87 @@ def test_appending_a_layer_changes_no_earlier_randomness():
     (p_short, y_short, _), (p_long, y_long, _) = run(short, x, TRAIN), run(long, x, TRAIN)
     np.testing.assert_array_equal(p_short[0]["w"], p_long[0]["w"])
     np.testing.assert_array_equal(jaxnn.relu(y_short), y_long)
+
+
+def counter():
+    """A layer with state: it counts how often forward was run."""
+
+    def forward(params, state, x, ctx):
+        return x, state + 1, None
+
+    return Layer(lambda key, in_shape: (in_shape, {}, jnp.float32(0)), forward, lambda params, cache, dy: ({}, dy))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        combinators.serial(counter(), counter()),
+        combinators.concat(counter(), counter()),
+        combinators.residual(counter()),
+        combinators.remat(counter()),
+        combinators.repeat(counter(), 3),
+    ],
+    ids=["serial", "concat", "residual", "remat", "repeat"],
+)
+def test_state_is_handed_on(model):
+    x = jnp.ones((2, 3))
+    _, params, state = model.init(KEY, x.shape)
+    for times in (1, 2):
+        _, state, _ = model.forward(params, state, x, EVALUATE)
+        assert all((leaf == times).all() for leaf in jax.tree.leaves(state))
+
+
+def test_children_have_their_own_weights_and_masks():
+    x = jnp.ones((20, 30))
+    for combinator in (combinators.serial, combinators.concat):
+        params, _, _ = run(combinator(layers.dense(30), layers.dense(30)), x)
+        assert (params[0]["w"] != params[1]["w"]).any()
+    _, _, (first, second) = run(combinators.serial(layers.dropout(0.5), layers.dropout(0.5)), x, TRAIN)
+    assert (first != second).any()
+    _, y, _ = run(combinators.concat(layers.dropout(0.5), layers.dropout(0.5)), x, TRAIN)
+    assert (y[:, :30] != y[:, 30:]).any()
+
+
+def test_the_rate_of_an_mlp_is_its_dropout():
+    x = jnp.ones((5, 4))
+    for rate, same in ((0.0, True), (0.5, False)):
+        model = models.mlp((50,), 3, rate=rate)
+        (_, trained, _), (_, evaluated, _) = run(model, x, TRAIN), run(model, x)
+        assert bool((trained == evaluated).all()) == same
+
+
+def test_gradients_of_another_shape_are_not_broadcast():
+    x, column = jnp.ones((4, 5)), jnp.ones((4, 1))
+    one, several = {"w": jnp.ones(5), "b": jnp.ones(())}, {"w": jnp.ones((5, 3)), "b": jnp.ones(3)}
+    _, cache = jaxnn.neuron_forward(one, x)
+    with pytest.raises(ValueError, match=r"neuron_backward: da has shape \(4, 1\), but .* has \(4,\)"):
+        jaxnn.neuron_backward(one, cache, column)
+    with pytest.raises(ValueError, match=r"dense_backward: dy has shape \(4, 1\), but .* has \(4, 3\)"):
+        layers.dense(3).backward(several, x, column)
+    with pytest.raises(ValueError, match="activation: dy has shape"):
+        layers.activation("relu").backward({}, x, column)
+    _, cache = jaxnn.mlp_forward([several], x, ["relu"])
+    with pytest.raises(ValueError, match="mlp_backward: dy has shape"):
+        jaxnn.mlp_backward([several], cache, column, ["relu"])
+    with pytest.raises(ValueError, match="1 layers, a cache of 1 and 2 activations"):
+        jaxnn.mlp_backward([several], cache, jnp.ones((4, 3)), ["relu", "relu"])
+    with pytest.raises(ValueError, match=r"x has shape \(2, 4, 5\), expected \(batch, features\)"):
+        jaxnn.mlp_forward([several], jnp.ones((2, 4, 5)), ["relu"])
+
+
+def test_other_wrong_arguments():
+    with pytest.raises(ValueError, match="dense draws random numbers and needs a key, but got None"):
+        layers.dense(3).init(None, (1, 2))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="dropout draws random numbers and needs a key"):
+        jaxnn.dropout_forward(None, jnp.ones(3), 0.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"n_out = 2\.5, expected a whole number"):
+        layers.dense(2.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"dense: params has \['w'\], expected \['b', 'w'\]"):
+        layers.dense(3).forward({"w": jnp.ones((2, 3))}, (), jnp.ones((1, 2)), EVALUATE)
+    with pytest.raises(ValueError, match="serial: 2 layers, but params has 1 entries"):
+        combinators.serial(layers.flatten(), layers.flatten()).forward(({},), ((), ()), jnp.ones((1, 2)), EVALUATE)
+    with pytest.raises(ValueError, match="dropout: x has dtype int32"):
+        run(layers.dropout(0.5), jnp.ones(3, jnp.int32))
 
 
 def test_repeated_layers_have_their_own_weights_and_masks():

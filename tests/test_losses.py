@@ -204,8 +204,34 @@ def test_labels_out_of_range():
     np.testing.assert_allclose(value(labels, z, jnp.array([1.0, 0.0])), np.log(3), rtol=1e-6)
     with pytest.raises(ValueError, match="expected integer class labels"):
         value(jnp.zeros(2), z)
-    with pytest.raises(ValueError, match="labels other than -1 and 1"):
+    with pytest.raises(ValueError, match="expected labels -1 and 1; for labels 0 and 1"):
         jaxnn.hinge_loss(jnp.array([0.0, 1.0]), jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "y_true"),
+    [
+        ("binary_cross_entropy", 2.0),
+        ("binary_cross_entropy_with_logits", -1.0),
+        ("focal", 5.0),
+        ("poisson_nll", -5.0),
+        ("softmax_cross_entropy", -0.5),
+        ("kl_divergence", -1.0),
+    ],
+)
+def test_labels_out_of_range_where_their_values_are_known(name, y_true):
+    for f in LOSSES[name]:
+        with pytest.raises(ValueError, match=r"y_true has values from .* expected"):
+            f(jnp.full((2, 3), y_true), jnp.full((2, 3), 0.5))
+        assert np.isfinite(jax.jit(f)(jnp.full((2, 3), y_true), jnp.full((2, 3), 0.5))).all()
+
+
+def test_weights_that_are_negative_or_nan():
+    for weights in ([-1.0, 1.0], [np.nan, 1.0]):
+        with pytest.raises(ValueError, match=r"weights has values from .* expected numbers that are 0 or greater"):
+            jaxnn.mse_loss(jnp.ones(2), jnp.zeros(2), jnp.array(weights))
+    with pytest.raises(ValueError, match="expected real numbers"):
+        jaxnn.mse_loss(jnp.ones(2, jnp.complex64), jnp.ones(2))
 
 
 def test_log_cosh_keeps_small_and_large_errors():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxnn import get_loss, l2_derivative, models
-from jaxnn.layer import Ctx
-from jaxnn.optimizers import adam, sgd
+from jaxnn.combinators import serial
+from jaxnn.layer import Ctx, Layer
+from jaxnn.optimizers import adam, global_norm, sgd
 from jaxnn.schedules import cosine
 from jaxnn.training import (
     Batch,
@@ -38,6 +39,7 @@ X = RNG.normal(size=(53, 4)).astype(np.float32)
 Y = (X[:, 0] * X[:, 1] > 0).astype(np.int32)
 LOSS = get_loss("softmax_cross_entropy_with_integer_labels")
 MODEL = models.mlp((16,), 2)
+DROPPING = models.mlp((16,), 2, rate=0.5)
 OPTIMIZER = adam(1e-2)
 
 
@@ -78,28 +80,80 @@ def test_the_penalty_is_added_to_the_gradient():
     np.testing.assert_allclose(w, plain.params[1]["w"] - 0.5 * 0.1 * w0, rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(penalised.params[1]["b"], plain.params[1]["b"])
     assert float(record.rate) == 0.5
+    _, _, grads = loss_and_gradient(MODEL, LOSS, train_state.params, train_state.state, batch, Ctx())
+    whole = jax.tree.map(jnp.add, grads, l2_derivative(train_state.params, 0.1))
+    np.testing.assert_allclose(record.gradient_norm, global_norm(whole), rtol=1e-5)
 
 
 def test_an_epoch_is_the_steps_one_by_one():
-    """The compiled scan against a Python loop of train_step on the real, unpadded batches."""
-    train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
-    [record] = run(1, train_state=train_state)
-    shuffle_key, step_key = jax.random.split(jax.random.fold_in(train_state.key, 0))
-    order, losses = shuffled(shuffle_key, 53), []
-    one_step = jax.jit(functools.partial(train_step, MODEL, LOSS, OPTIMIZER))
-    for i, rows in enumerate(np.split(order, range(8, 53, 8))):
-        batch = Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows]))
-        train_state, step = one_step(train_state, batch, jax.random.fold_in(step_key, i))
-        losses.append(float(step.loss) * len(rows))
+    """Two epochs of the compiled scan against a Python loop of train_step on the real, unpadded batches."""
+    optimizer = sgd(0.1)
+    train_state = start(KEY, DROPPING, optimizer, X.shape)
+    one_step = jax.jit(functools.partial(train_step, DROPPING, LOSS, optimizer))
+    *_, record = run(2, model=DROPPING, optimizer=optimizer, train_state=train_state, batch_size=53 // 2 + 1)
+    for epoch in range(2):
+        shuffle_key, step_key = jax.random.split(jax.random.fold_in(train_state.key, epoch))
+        order, losses, norms = shuffled(shuffle_key, 53), [], []
+        for i, rows in enumerate((order[:27], order[27:])):
+            weights = jnp.ones(27)
+            if i == 1:  # the same shape, or dropout draws another mask
+                rows, weights = np.append(rows, order[0]), weights.at[26].set(0)
+            batch = Batch(jnp.asarray(X[rows]), jnp.asarray(Y[rows]), weights)
+            train_state, step = one_step(train_state, batch, jax.random.fold_in(step_key, i))
+            losses.append(float(step.loss) * float(weights.sum()))
+            norms.append(float(step.gradient_norm))
+    np.testing.assert_allclose(record.gradient_norm, np.mean(norms), rtol=1e-5)
     found, expected = record.train_state.params, train_state.params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
     np.testing.assert_allclose(record.loss, sum(losses) / 53, rtol=1e-5)
-    assert record.epoch == 1
-    assert int(record.train_state.opt_state.step) == 7
+    assert record.epoch == 2
+    assert int(record.train_state.opt_state.step) == 4
+
+
+def test_padding_changes_nothing():
+    """The last batch filled up with examples of weight 0 against the same batch as it is."""
+    train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
+    one_step = jax.jit(functools.partial(train_step, MODEL, LOSS, OPTIMIZER))
+    bare, _ = one_step(train_state, Batch(jnp.asarray(X[:5]), jnp.asarray(Y[:5])), KEY)
+    padded, _ = one_step(train_state, Batch(jnp.asarray(X[:8]), jnp.asarray(Y[:8]), jnp.arange(8) < 5), KEY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), bare.params, padded.params)
+
+
+def test_dropout_works_in_training_and_rests_in_evaluation():
+    train_state = start(KEY, DROPPING, OPTIMIZER, X.shape)
+    batch = Batch(jnp.asarray(X), jnp.asarray(Y))
+    _, step = jax.jit(functools.partial(train_step, DROPPING, LOSS, OPTIMIZER))(train_state, batch, KEY)
+    forward = jax.jit(DROPPING.forward)
+    dropped, _, _ = forward(train_state.params, train_state.state, batch.x, Ctx(train=True, key=KEY))
+    whole, _, _ = forward(train_state.params, train_state.state, batch.x, Ctx())
+    np.testing.assert_allclose(step.loss, LOSS.value(Y, dropped), rtol=1e-5)
+    assert abs(float(step.loss) - float(LOSS.value(Y, whole))) > 1e-3
+    said = predict(DROPPING, train_state.params, train_state.state, X, batch_size=20)
+    np.testing.assert_allclose(said, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_model_s_state_is_carried_along():
+    def forward(params, state, x, ctx):
+        return x, state + 1, None
+
+    counting = serial(
+        Layer(lambda key, in_shape: (in_shape, {}, jnp.float32(0)), forward, lambda params, cache, dy: ({}, dy)), MODEL
+    )
+    *_, record = run(2, model=counting)
+    assert float(record.train_state.state[0]) == 14
+
+
+def test_parameters_and_randomness_have_keys_of_their_own():
+    a, b = start(KEY, MODEL, OPTIMIZER, X.shape), start(jax.random.key(1), MODEL, OPTIMIZER, X.shape)
+    assert not equal(a.params[1]["w"], b.params[1]["w"])
+    keys = [jax.random.key_data(key).tolist() for key in (KEY, a.key, b.key)]
+    assert len({tuple(key) for key in keys}) == 3
+    _, direct, _ = MODEL.init(a.key, X.shape)
+    assert not equal(direct[1]["w"], a.params[1]["w"])
 
 
 def test_same_key_same_numbers_and_training_on_is_training_on():
-    model = models.mlp((16,), 2, rate=0.3)
+    model = DROPPING
     first, second = run(3, model=model), run(3, model=model)
     a, b = list(first), list(second)
     assert [r.loss for r in a] == [r.loss for r in b]
@@ -170,7 +224,7 @@ def test_evaluate_is_the_loss_of_all_examples():
     params, state = train_state.params, train_state.state
     found = evaluate(MODEL, params, state, (X, Y), LOSS, {"accuracy": accuracy}, batch_size=10)
     y, _, _ = jax.jit(MODEL.forward)(params, state, jnp.asarray(X), Ctx())
-    np.testing.assert_allclose(found["loss"], LOSS.value(Y, y), rtol=1e-6)
+    np.testing.assert_allclose(found["loss"], LOSS.value(Y, y), rtol=1e-5)
     assert found["accuracy"] == np.mean(np.argmax(y, -1) == Y)
 
 
@@ -202,8 +256,21 @@ def test_wrong_data_is_an_error_before_the_first_step():
         next(run(validation=(X, Y * 7)))
     with pytest.raises(ValueError, match="y_true has shape"):
         next(run(data=(X, Y), loss=get_loss("mse")))
-    with pytest.raises(ValueError, match="batch_size = 0"):
-        next(run(batch_size=0))
+    for wrong in (0, 2.5):
+        with pytest.raises(ValueError, match=f"batch_size = {wrong}, expected a whole number"):
+            next(run(batch_size=wrong))  # pyright: ignore[reportArgumentType]
+    broken = X.copy()
+    broken[7, 2] = np.nan
+    with pytest.raises(ValueError, match=r"fit: train has x\[7, 2\] = nan"):
+        next(run(data=(broken, Y)))
+    with pytest.raises(ValueError, match=r"unknown loss 'mze'; did you mean 'mse'"):
+        next(run(loss="mze"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="start draws random numbers and needs a key"):
+        start(None, MODEL, OPTIMIZER, X.shape)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="predict: x has shape"):
+        predict(MODEL, {}, (), X[:0])
+    with pytest.raises(ValueError, match="white = 0"):
+        scale_pixels(0)
 
 
 def test_metrics():
@@ -216,6 +283,15 @@ def test_metrics():
     assert r_squared(y, y) == 1
     assert r_squared(y, np.full((3, 1), 2.0)) == 0
     assert np.isnan(r_squared(np.ones(3), np.ones(3)))
+    two = np.array([[0.0, 100.0], [2.0, 102.0]])  # the means of the columns differ: around one mean R² would be near 1
+    np.testing.assert_allclose(r_squared(two, two + 1), 1 - 4 / 4)
+    for metric in (r_squared, root_mean_square_error):
+        with pytest.raises(ValueError, match=r"y_pred has shape \(3, 1\), but y_true has \(3,\)"):
+            metric(np.ones(3), y)
+    with pytest.raises(ValueError, match="classes >= 2"):
+        accuracy([1, 1, 1], y)
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        confusion_matrix([0, -1], [0, 1], 2)
 
 
 def test_parameters_survive_a_file(tmp_path):
@@ -226,6 +302,16 @@ def test_parameters_survive_a_file(tmp_path):
     assert equal(tree, back)
     assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [leaf.dtype for leaf in jax.tree.leaves(tree)]
     assert [p.name for p in tmp_path.iterdir()] == ["p.npz"]
+
+
+def test_training_goes_on_from_a_file(tmp_path):
+    first, second = run(2)
+    save_tree(tmp_path / "t.npz", first.train_state)
+    restored = load_tree(tmp_path / "t.npz", start(jax.random.key(5), MODEL, OPTIMIZER, X.shape))
+    [again] = run(1, train_state=restored)
+    assert again.epoch == 2
+    assert again.loss == second.loss
+    assert equal(again.train_state.params, second.train_state.params)
 
 
 def test_a_file_of_parameters_that_does_not_fit(tmp_path):

@@ -59,6 +59,46 @@ def test_a_custom_vjp_in_the_forward_does_not_fool_the_differences():
     assert any(failure.startswith("differences") for failure in certificate.failures)
 
 
+def test_differences_look_at_every_leaf_and_closely():
+    @jax.custom_vjp
+    def f(a, b):
+        return jnp.sin(a) + jnp.sin(b)
+
+    def bwd(saved, dy):
+        a, b = saved
+        return dy * jnp.cos(a), dy * jnp.cos(b) * 1.0001
+
+    f.defvjp(lambda a, b: (f(a, b), (a, b)), bwd)
+    inputs = {"a": numbers(1, 4), "b": numbers(2, 4)}
+    rule = Rule(
+        "circular",
+        (),
+        lambda x, _: f(x["a"], x["b"]),
+        lambda x, _, dy: dict(zip("ab", bwd((x["a"], x["b"]), dy), strict=True)),
+        (Example(inputs),),
+    )
+    assert [failure.split(":")[0] for failure in certify(rule).failures] == ["differences"]
+
+
+def test_differences_that_leave_the_domain_are_no_excuse():
+    @jax.custom_vjp
+    def f(x):
+        return jnp.log(x)
+
+    f.defvjp(lambda x: (f(x), x), lambda x, dy: (2 * dy / x,))
+    x = np.array([1e-4, 1.0, 2.0])
+    rule = Rule("log", (), lambda x, _: f(x), lambda x, _, dy: 2 * dy / x, (Example(x),))
+    assert any(failure.startswith("differences") for failure in certify(rule).failures)
+
+
+def test_a_rule_that_is_wrong_in_bfloat16_only():
+    def backward(x, _, dy):
+        return dy * (3 if x.dtype == jnp.bfloat16 else 2) * x
+
+    rule = Rule("square", (), lambda x, _: x * x, backward, (Example(X),))
+    assert [failure.split(":")[0] for failure in certify(rule).failures] == ["bfloat16"]
+
+
 def test_a_rule_that_is_wrong_in_low_precision_only():
     def cancelling(x, _, dy):
         return dy * (1 - jnp.tanh(x) ** 2)  # right in float64, 2 % off in float32 at 7
@@ -77,6 +117,10 @@ def test_compare_measures_each_leaf_by_its_own_size():
     assert compare({"a": np.ones(2)}, {"a": np.zeros(2)})[0].error == np.inf
     assert compare(np.array([np.nan]), np.array([1.0]))[0].error == np.inf
     assert compare(np.zeros((0, 3)), np.zeros((0, 3)))[0].error == 0
+    infinite = {"a": np.array([np.inf, 1.0]), "b": np.ones(2)}
+    a, b = compare({"a": np.array([np.inf, 5.0]), "b": np.full(2, 7.0)}, infinite)
+    assert (a.error, a.worst) == (np.inf, (0,))
+    assert b.error > 5
 
 
 def test_compare_names_what_has_another_structure():

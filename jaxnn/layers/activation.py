@@ -1,6 +1,7 @@
 """Activations as layers: elementwise ones by name, softmax and log_softmax over the last axis."""
 
 from jaxnn import activations
+from jaxnn._checks import same_shape
 from jaxnn.activations import Activation, get_activation
 from jaxnn.layer import Layer, layer
 
@@ -18,6 +19,7 @@ def activation(name: str | Activation) -> Layer:
         return f.value(x), x
 
     def backward(params, x, dy):
+        same_shape("activation", "dy", dy, "x", x.shape)
         return {}, dy * f.derivative(x)
 
     return layer(forward, backward)

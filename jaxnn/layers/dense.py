@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import float_array
+from jaxnn._checks import float_array, random_key, same_shape, whole
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, layer
@@ -28,7 +28,7 @@ def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "s
     >>> a
     Array([0.81757..., 0.18242...], dtype=float32)
     """
-    _check("neuron_forward", params, x, ranks=(1, 2))
+    x = _check("neuron_forward", params, x, ranks=(1, 2))
     z = x @ params["w"]
     z = z + jnp.broadcast_to(params["b"], z.shape)
     return get_activation(activation).value(z), (x, z)
@@ -37,6 +37,7 @@ def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "s
 def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activation = "sigmoid"):
     """δ = da ⊙ f'(z),  dw = xᵀ δ,  db = Σ_batch δ,  dx = δ wᵀ; da has a's shape."""
     x, z = cache
+    same_shape("neuron_backward", "da", da, "the neuron's output", z.shape)
     delta = da * get_activation(activation).derivative(z)
     batch = tuple(range(x.ndim - 1))
     dw = jnp.tensordot(x, delta, (batch, batch))
@@ -52,13 +53,14 @@ def dense_forward(params: dict, x: jax.Array):
 
     params {"w": (n_in, n_out), "b": (n_out,)}; x (..., n_in), y (..., n_out), all of one dtype. Cached: x.
     """
-    _check("dense", params, x, ranks=(2,))
+    x = _check("dense", params, x, ranks=(2,))
     y = x @ params["w"]
     return y + jnp.broadcast_to(params["b"], y.shape), x
 
 
 def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
     """dw = xᵀ dy,  db = Σ_batch dy,  dx = dy wᵀ."""
+    same_shape("dense_backward", "dy", dy, "the layer's output", (*x.shape[:-1], params["w"].shape[-1]))
     batch = tuple(range(x.ndim - 1))
     dw = jnp.tensordot(x, dy, (batch, batch))
     return {"w": dw, "b": dy.sum(batch)}, dy @ params["w"].T
@@ -70,11 +72,13 @@ def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_norma
     The weights come from the initializer (lecun_normal keeps the variance of a linear layer), the biases are 0.
     Raises ValueError if n_out < 1 or the initializer is unknown, and where x does not fit the weights.
     """
-    if n_out < 1:
-        raise ValueError(f"dense: n_out = {n_out}, expected at least 1")
+    whole("dense", "n_out", n_out, least=1)
     draw = get_initializer(initializer)
 
     def init(key, in_shape):
+        random_key("dense", key)
+        if not in_shape:
+            raise ValueError("dense: in_shape is (), expected a shape whose last axis is that of the features")
         w = draw(key, (in_shape[-1], n_out))
         return (*in_shape[:-1], n_out), {"w": w, "b": jnp.zeros(n_out, w.dtype)}
 
@@ -82,7 +86,9 @@ def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_norma
 
 
 def _check(who, params, x, ranks):
-    """ValueError naming everything that does not fit."""
+    """x as an array; ValueError naming everything that does not fit."""
+    if set(params) != {"w", "b"}:
+        raise ValueError(f"{who}: params has {sorted(params)}, expected ['b', 'w']")
     w, b, x = params["w"], params["b"], float_array(who, "x", x)
     wrong = []
     if w.ndim not in ranks:
@@ -97,3 +103,4 @@ def _check(who, params, x, ranks):
         wrong.append(f"x is {x.dtype}, w {w.dtype}, b {b.dtype}: cast them to one dtype")
     if wrong:
         raise ValueError(f"{who}: " + "; ".join(wrong))
+    return x

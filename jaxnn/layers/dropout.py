@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import float_array, fraction
+from jaxnn._checks import float_array, fraction, random_key
 from jaxnn.layer import Layer
 
 
@@ -22,6 +22,7 @@ def dropout_forward(key: jax.Array, x: jax.Array, rate: float):
     Array([0., 0., 2., 2.], dtype=float32)
     """
     fraction("dropout", "rate", rate)
+    random_key("dropout", key)
     x = float_array("dropout", "x", x)
     keep = jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape)  # float32: the same draw under enable_x64
     return jnp.where(keep, x / (1 - rate), 0), keep
@@ -44,6 +45,7 @@ def dropout(rate: float) -> Layer:
         return in_shape, {}, ()
 
     def forward(params, state, x, ctx, /):
+        x = float_array("dropout", "x", x)
         if not ctx.train or rate == 0:
             return x, state, None
         if ctx.key is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from jaxnn._checks import same_shape
 from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
@@ -31,6 +32,8 @@ def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str 
     """
     if len(activations) != len(params):
         raise ValueError(f"mlp_forward: {len(params)} layers but {len(activations)} activations; give one a layer")
+    if x.ndim != 2:
+        raise ValueError(f"mlp_forward: x has shape {x.shape}, expected (batch, features)")
     a, cache = x, []
     for p, f in zip(params, activations, strict=True):
         z, _ = dense_forward(p, a)
@@ -47,6 +50,12 @@ def mlp_backward(params: Sequence[dict], cache, dy: jax.Array, activations: Sequ
 
     dy (B, n_L) is the loss's derivative, its 1/B included. Returns (dparams, dx); dparams is a tree like params.
     """
+    if not len(params) == len(cache) == len(activations):
+        raise ValueError(
+            f"mlp_backward: {len(params)} layers, a cache of {len(cache)} and {len(activations)} activations; "
+            f"pass those of mlp_forward"
+        )
+    same_shape("mlp_backward", "dy", dy, "the output", cache[-1][1].shape if cache else dy.shape)
     da, dparams = dy, []
     for p, (a, z), f in zip(reversed(params), reversed(cache), reversed(activations), strict=True):
         delta = da * get_activation(f).derivative(z)

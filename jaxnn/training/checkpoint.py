@@ -14,10 +14,13 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
     """Write the leaves of a tree to `path` (.npz), each under its path in the tree, such as "[0]['w']".
 
     All or nothing: the file appears under its name when it is complete. bfloat16 is stored as float32, which holds it
-    exactly, since .npz knows no bfloat16.
+    exactly, since .npz knows no bfloat16; a key as its data.
     """
     path = Path(path)
-    leaves = {jax.tree_util.keystr(where): _plain(leaf) for where, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = {
+        jax.tree_util.keystr(where): np.asarray(_storable(jnp.asarray(leaf)))
+        for where, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
     partial = path.with_name(path.name + ".part")
     try:
         with partial.open("wb") as file:
@@ -28,7 +31,7 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
 
 
 def load_tree(path: str | os.PathLike, like: Any) -> Any:
-    """Read what `save_tree` wrote, as a tree like `like` (arrays or shapes), in its dtypes.
+    """Read what `save_tree` wrote, as a tree like `like` (arrays, or shapes where there are no keys), in its dtypes.
 
     FileNotFoundError if there is no such file; ValueError if it is no .npz file, or its leaves or their shapes are not
     those of `like`, naming each.
@@ -43,17 +46,30 @@ def load_tree(path: str | os.PathLike, like: Any) -> Any:
         raise ValueError(f"{path}: not a complete .npz file ({error}); write it again with save_tree") from error
     leaves, tree = jax.tree_util.tree_flatten_with_path(like)
     expected = {jax.tree_util.keystr(where): leaf for where, leaf in leaves}
+    shapes = {name: jax.eval_shape(_storable, leaf).shape for name, leaf in expected.items()}
     wrong = [f"{name} is missing" for name in expected.keys() - found.keys()]
     wrong += [f"{name} is not expected" for name in found.keys() - expected.keys()]
     wrong += [
-        f"{name} has shape {found[name].shape}, expected {leaf.shape}"
-        for name, leaf in expected.items()
-        if name in found and found[name].shape != leaf.shape
+        f"{name} has shape {found[name].shape}, expected {shape}"
+        for name, shape in shapes.items()
+        if name in found and found[name].shape != shape
     ]
     if wrong:
         raise ValueError(f"{path}: {'; '.join(sorted(wrong))}; load it into the model that it was saved from")
-    return tree.unflatten([jnp.asarray(found[name], leaf.dtype) for name, leaf in expected.items()])
+    return tree.unflatten([_restored(found[name], leaf) for name, leaf in expected.items()])
 
 
-def _plain(leaf) -> np.ndarray:
-    return np.asarray(leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf)
+def _is_key(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _storable(leaf) -> jax.Array:
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else jnp.asarray(leaf)
+
+
+def _restored(stored: np.ndarray, leaf) -> jax.Array:
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.asarray(stored), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(stored, leaf.dtype)

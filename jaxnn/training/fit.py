@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn._checks import whole
 from jaxnn.layer import Ctx, Layer
-from jaxnn.losses import Loss
+from jaxnn.losses import Loss, get_loss
 from jaxnn.optimizers import Optimizer
 from jaxnn.training.predict import evaluate
 from jaxnn.training.rows import Rows, as_they_are, batches, gather, on_device, shuffled
@@ -52,7 +53,7 @@ def fit(
     train: tuple[Any, Any],
     train_state: TrainState,
     *,
-    loss: Loss,
+    loss: str | Loss,
     optimizer: Optimizer,
     epochs: int,
     batch_size: int,
@@ -74,14 +75,16 @@ def fit(
     from train_state.key and the epoch's number, so training on from a record's train_state is training on.
 
     Raises ValueError before the first step if x and y do not fit each other, the model or the loss (labels out of
-    range, say), and `Diverged` when a loss, gradient or parameter is no longer finite.
+    range, say) or have a number that is not finite, and `Diverged` when a loss, gradient or parameter of the training
+    is no longer finite. The validation's loss is only reported.
     """
+    loss = get_loss(loss)
+    whole("fit", "epochs", epochs, least=0)
+    whole("fit", "batch_size", batch_size, least=1)
     x, y = train
     n = _require_examples("train", x, y)
     if validation is not None:
         _require_examples("validation", *validation)
-    if epochs < 0 or batch_size < 1:
-        raise ValueError(f"fit: epochs = {epochs}, batch_size = {batch_size}, expected at least 0 and 1")
     for part in (train, validation):
         if part is not None:
             _require_loss_takes(model, loss, train_state, part, prepare)
@@ -159,6 +162,10 @@ def _require_examples(name: str, x: Any, y: Any) -> int:
     if n == 0 or n != len(y):
         raise ValueError(f"fit: {name} has x of shape {np.shape(x)} and y of shape {np.shape(y)}; they need the same "
                          f"number of examples, at least one")  # fmt: skip
+    for part, values in (("x", np.asarray(x)), ("y", np.asarray(y))):
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            where = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
+            raise ValueError(f"fit: {name} has {part}{list(where)} = {values[where]}; drop or mend such examples")
     return n
 
 

@@ -27,6 +27,8 @@ def predict(
     """
     rows = x if isinstance(x, Rows) else on_device(x)
     n = len(rows.words)
+    if n == 0:
+        raise ValueError(f"predict: x has shape {rows.empty.shape}, expected at least one example")
     indices, _ = batches(n, min(batch_size, n))
     return _predict(model, prepare, params, state, rows, indices)[:n]
 

@@ -1,11 +1,14 @@
 """Examples on the device: gathered row by row, bytes four at a time, shuffled and padded to whole batches."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxnn._checks import positive
 
 
 class Rows(NamedTuple):
@@ -18,7 +21,7 @@ class Rows(NamedTuple):
 def on_device(x) -> Rows:
     """Put examples (n, ...) on the device. Gathering bytes as 32-bit words is three times as fast as one by one."""
     x = np.ascontiguousarray(x)
-    words = x.reshape(len(x), -1)
+    words = x.reshape(len(x), math.prod(x.shape[1:]))
     if x.dtype == np.uint8 and words.shape[1] % 4 == 0:
         words = words.view(np.uint32)
     return Rows(jnp.asarray(words), jnp.asarray(x[:0]))
@@ -67,4 +70,5 @@ def scale_pixels(white: float) -> Callable[[jax.Array], jax.Array]:
     >>> scale_pixels(16)(jnp.array([0, 8, 16], jnp.uint8))
     Array([0. , 0.5, 1. ], dtype=float32)
     """
+    positive("scale_pixels", "white", white)
     return lambda x: x.astype(jnp.float32) * (1 / white)

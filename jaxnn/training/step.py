@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn._checks import random_key
 from jaxnn.layer import Ctx, Layer
 from jaxnn.losses import Loss
 from jaxnn.optimizers import Optimizer, global_norm
@@ -43,6 +44,7 @@ class StepRecord(NamedTuple):
 
 def start(key: jax.Array, model: Layer, optimizer: Optimizer, in_shape: tuple[int, ...]) -> TrainState:
     """The state before the first step: parameters drawn from the key. in_shape includes the batch axis, of any size."""
+    random_key("start", key)
     return _start(key, model, optimizer, tuple(in_shape))
 
 

@@ -98,7 +98,8 @@ def _differences_error(forward, inputs: Any, dy: Any, gradient: Any) -> float:
         v = jax.tree.leaves(direction)[i]
         scale = (np.linalg.norm(g) + 1e-6 * tree_norm) * np.linalg.norm(v)
         gap = abs(float(np.vdot(g, v)) - slope)
-        largest = max(largest, float(gap / scale) if scale > 0 else gap)
+        error = float(gap / scale) if scale > 0 else gap
+        largest = max(largest, error if np.isfinite(error) else np.inf)
     return largest
 
 

@@ -115,7 +115,8 @@ def _loss_points(name: str) -> tuple[list[Example], list[Example]]:
             return points(y_true, np.ones((2, 3, 5)), np.array([[0.0, 1.0, 1.0]]), np.ones((3, 3)))
         case "hinge" | "squared_hinge":
             signs = np.sign(numbers(28, 7, 5))
-            return points(signs, np.ones((2, 3, 5)), np.array([[1.0, -1.0, 1.0]]), -np.ones((3, 3)))
+            examples, hard = points(signs, np.ones((2, 3, 5)), np.array([[1.0, -1.0, 1.0]]), -np.ones((3, 3)))
+            return examples, [*hard, Example(np.array([1.0, -1.0]), (np.array([1.0, -1.0]), None))]  # at the kink
         case "softmax_cross_entropy" | "kl_divergence":
             uniform = np.full((2, 3, 5), 0.25)
             return points(soft, uniform, np.array([[0.5, 0.5, 0.0]]), np.eye(3))

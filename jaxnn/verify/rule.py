@@ -123,13 +123,17 @@ def layer_rule(name: str, example: LayerExample) -> Rule:
         return Example(inputs, (jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5), state), example.ctx))
 
     first = example.in_shapes[0]
+    one_example = (1, *first[1:])
     return Rule(
         name,
         example.public,
         forward,
         backward,
         examples=tuple(at(shape, numbers(99, *shape)) for shape in example.in_shapes),
-        hard=tuple(at(first, np.full(first, value)) for value in (0.0, 1e4, -1e4)),
+        hard=(
+            *(at(first, np.full(first, value)) for value in (0.0, 1e4, -1e4)),
+            at(one_example, numbers(98, *one_example)),
+        ),
         float32=4e-6,
     )
 

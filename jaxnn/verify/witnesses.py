@@ -49,7 +49,9 @@ def differences(forward: Callable[[Any], Any], inputs: Any, dy: Any, directions:
     values = quickly_compiled(jax.vmap(lambda v: jax.vmap(lambda t: phi(t, v))(steps)))(stacked)
     up, down = np.split(np.asarray(values, np.float64), 2, axis=1)
     slopes = (up - down) / (2 * np.asarray(STEPS))
-    gaps = np.abs(np.diff(slopes, axis=1))
+    with np.errstate(invalid="ignore"):
+        gaps = np.abs(np.diff(slopes, axis=1))
+    gaps = np.where(np.isnan(gaps), np.inf, gaps)  # a step that left the function's domain
     best = gaps.argmin(axis=1)
     return [Difference(float(s[i + 1]), float(g[i])) for s, g, i in zip(slopes, gaps, best, strict=True)]
 
