@@ -290,5 +290,5 @@ def test_synthetic_sets_refuse(make):
     least = len(make(KEY, 31).classes)
     with pytest.raises(ValueError, match=f"^{make.__name__}: n = {least - 1}, expected at least {least}"):
         make(KEY, least - 1)
-    with pytest.raises(ValueError, match=re.escape(f"{make.__name__}: noise = -0.1, expected a number")):
+    with pytest.raises(ValueError, match=re.escape(f"{make.__name__}: noise = -0.1, expected a finite number")):
         make(KEY, 10, noise=-0.1)
