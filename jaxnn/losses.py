@@ -507,6 +507,8 @@ def _smoothed_one_hot(who, labels, logits, weights, label_smoothing):
     fraction(who, "label_smoothing", label_smoothing)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"{who}: y_true has dtype {labels.dtype}, expected integer class labels")
+    if labels.dtype.itemsize < 4:
+        labels = labels.astype(jnp.int32)  # bytes cannot count 300 classes
     classes = logits.shape[-1]
     valid = (labels >= 0) & (labels < classes)
     counted = valid if weights is None else valid | _no_weight(weights, labels.shape)

@@ -194,6 +194,13 @@ def test_label_smoothing_is_cross_entropy_with_smoothed_labels():
         jaxnn.softmax_cross_entropy_with_integer_labels(labels, z, label_smoothing=1)
 
 
+def test_labels_of_bytes_and_more_classes_than_a_byte_can_count():
+    z = jnp.asarray(np.random.default_rng(0).normal(size=(2, 300)), jnp.float32)
+    value, derivative = LOSSES["softmax_cross_entropy_with_integer_labels"]
+    for f in (value, derivative):
+        np.testing.assert_array_equal(f(np.array([3, 255], np.uint8), z), f(np.array([3, 255]), z))
+
+
 def test_labels_out_of_range():
     labels, z = jnp.array([0, 3]), jnp.zeros((2, 3))
     value, derivative = LOSSES["softmax_cross_entropy_with_integer_labels"]
