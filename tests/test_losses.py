@@ -233,6 +233,13 @@ def test_labels_out_of_range_where_their_values_are_known(name, y_true):
         assert np.isfinite(jax.jit(f)(jnp.full((2, 3), y_true), jnp.full((2, 3), 0.5))).all()
 
 
+@pytest.mark.parametrize("name", ["binary_cross_entropy", "binary_cross_entropy_with_logits", "focal", "kl_divergence"])
+def test_a_probability_may_round_to_a_little_more_than_one(name):
+    y_true = np.array([[np.nextafter(np.float32(1), np.float32(2)), 0]], np.float32)
+    for f in LOSSES[name]:
+        assert np.isfinite(f(y_true, jnp.array([[0.9, 0.1]]))).all()
+
+
 def test_weights_that_are_negative_or_nan():
     for weights in ([-1.0, 1.0], [np.nan, 1.0]):
         with pytest.raises(ValueError, match=r"weights has values from .* expected numbers that are 0 or greater"):
