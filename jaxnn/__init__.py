@@ -5,8 +5,11 @@
     training datasets plots verify                                        what one does with them
 
 Importing jaxnn changes no setting of JAX and touches no device. `jaxnn.datasets`, `jaxnn.training` and `jaxnn.verify`
-are imported when they are named.
+are imported when they are named, and so are `jaxnn.verify_grad`, `verify_vjp` and `verify_layer`.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from jaxnn import initializers as initializers
 from jaxnn import layers as layers
@@ -60,7 +63,10 @@ from jaxnn.activations import softsign as softsign
 from jaxnn.activations import softsign_derivative as softsign_derivative
 from jaxnn.activations import tanh as tanh
 from jaxnn.activations import tanh_derivative as tanh_derivative
+from jaxnn.combinators import add as add
 from jaxnn.combinators import concat as concat
+from jaxnn.combinators import multiply as multiply
+from jaxnn.combinators import parallel as parallel
 from jaxnn.combinators import remat as remat
 from jaxnn.combinators import repeat as repeat
 from jaxnn.combinators import residual as residual
@@ -83,10 +89,18 @@ from jaxnn.layer import Init as Init
 from jaxnn.layer import Layer as Layer
 from jaxnn.layer import as_custom_vjp as as_custom_vjp
 from jaxnn.layer import layer as layer
+from jaxnn.layers.cells import gru_cell_backward as gru_cell_backward
+from jaxnn.layers.cells import gru_cell_forward as gru_cell_forward
+from jaxnn.layers.cells import lstm_cell_backward as lstm_cell_backward
+from jaxnn.layers.cells import lstm_cell_forward as lstm_cell_forward
+from jaxnn.layers.cells import rnn_cell_backward as rnn_cell_backward
+from jaxnn.layers.cells import rnn_cell_forward as rnn_cell_forward
 from jaxnn.layers.dense import neuron_backward as neuron_backward
 from jaxnn.layers.dense import neuron_forward as neuron_forward
 from jaxnn.layers.dropout import dropout_backward as dropout_backward
 from jaxnn.layers.dropout import dropout_forward as dropout_forward
+from jaxnn.layers.recurrent import recurrent_backward as recurrent_backward
+from jaxnn.layers.recurrent import recurrent_forward as recurrent_forward
 from jaxnn.losses import LOSSES as LOSSES
 from jaxnn.losses import Loss as Loss
 from jaxnn.losses import binary_cross_entropy as binary_cross_entropy
@@ -150,4 +164,17 @@ from jaxnn.regularizers import l2_derivative as l2_derivative
 from jaxnn.regularizers import l2_regularization as l2_regularization
 from jaxnn.schedules import SCHEDULES as SCHEDULES
 
+if TYPE_CHECKING:
+    from jaxnn.verify import CannotVerify as CannotVerify
+    from jaxnn.verify import verify_grad as verify_grad
+    from jaxnn.verify import verify_layer as verify_layer
+    from jaxnn.verify import verify_vjp as verify_vjp
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The verifier, imported when it is first used: training needs none of it."""
+    if name in ("CannotVerify", "verify_grad", "verify_layer", "verify_vjp"):
+        return getattr(importlib.import_module("jaxnn.verify"), name)
+    raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")

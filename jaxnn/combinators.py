@@ -4,23 +4,16 @@ Each combinator's params (and state, and cache) are those of its layers: a tuple
 one. Randomness: layer i of several gets the key ctx.fold(i), so that appending a layer changes nothing before it.
 """
 
-import contextlib
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import whole
+from jaxnn._after import after
+from jaxnn._branches import naming, require_entries, side_by_side, side_by_side_joined
+from jaxnn._checks import same_shape, whole
 from jaxnn.layer import Layer
-
-
-@contextlib.contextmanager
-def _naming(combinator: str, i: int):
-    """Add to an error which layer of the combinator it comes from."""
-    try:
-        yield
-    except ValueError as error:
-        error.add_note(f"in layer {i} (counted from 0) of {combinator}")
-        raise
 
 
 def serial(*layers: Layer) -> Layer:
@@ -35,17 +28,17 @@ def serial(*layers: Layer) -> Layer:
     def init(key, in_shape, /):
         params, states = [], []
         for i, layer in enumerate(layers):
-            with _naming("serial", i):
+            with naming("serial", i):
                 in_shape, p, s = layer.init(jax.random.fold_in(key, i), in_shape)
             params.append(p)
             states.append(s)
         return in_shape, tuple(params), tuple(states)
 
     def forward(params, state, x, ctx, /):
-        _require_entries("serial", layers, params, state)
+        require_entries("serial", layers, params, state)
         states, caches = [], []
         for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
-            with _naming("serial", i):
+            with naming("serial", i):
                 x, s, cache = layer.forward(p, s, x, ctx.fold(i))
             states.append(s)
             caches.append(cache)
@@ -67,8 +60,9 @@ def residual(inner: Layer) -> Layer:
     y  = x + f(x)
     dx = dy + (f's dx for dy)
 
-    The inner layer must keep the shape; anything else is a ValueError.
-    Source: He et al. 2015 (arXiv:1512.03385).
+    The inner layer must keep the shape; anything else is a ValueError. A transformer's pre-norm block is
+    residual(serial(norm, block)): the norm stands inside, the path of the residuals stays free of it.
+    Source: He et al. 2015 (arXiv:1512.03385); Xiong et al. 2020 for pre-norm (arXiv:2002.04745).
     """
 
     def init(key, in_shape, /):
@@ -88,52 +82,96 @@ def residual(inner: Layer) -> Layer:
     return Layer(init, forward, backward)
 
 
-def concat(*layers: Layer) -> Layer:
-    """All layers side by side on the same input, their outputs joined along the last axis.
+# ---------------------------------------------------------------- side by side
 
-    y  = [f_1(x), …, f_n(x)]
-    dx = Σ_i (f_i's dx for dy_i),  dy_i the slice of dy that belongs to f_i
 
-    params, state and cache are tuples, one entry a layer; the cache has the outputs' widths besides. Outputs that
-    differ in any other axis, or no layers at all, are a ValueError.
+def parallel(*layers: Layer) -> Layer:
+    """Layers side by side, a tuple of their outputs.
+
+    y  = (f_1(x_1), …, f_n(x_n))
+    dx = (f_1's dx for dy_1, …, f_n's dx for dy_n),  or their sum where all layers have the same x
+
+    x is a tuple with an entry for each layer, or else the same x for all: x_i = x. dx and in_shape are like x; y, dy
+    and out_shape are tuples; params and state are tuples, one entry a layer. `concat`, `add` and `multiply` take x in
+    the same way and join the outputs to one. A tuple of another length, or no layers at all, are a ValueError.
     """
-    if not layers:
-        raise ValueError("concat: no layers given, expected at least one")
+    return side_by_side("parallel", layers)
 
-    def init(key, in_shape, /):
-        shapes, params, states = [], [], []
-        for i, layer in enumerate(layers):
-            with _naming("concat", i):
-                shape, p, s = layer.init(jax.random.fold_in(key, i), in_shape)
-            shapes.append(shape)
-            params.append(p)
-            states.append(s)
+
+def concat(*layers: Layer) -> Layer:
+    """Layers side by side, their outputs joined along the last axis.
+
+    y  = [f_1(x_1), …, f_n(x_n)]
+    dx as in `parallel`,  dy_i the slice of dy that belongs to f_i
+
+    x: a tuple with an entry for each layer, or the same for all, see `parallel`. Cached besides the layers' caches: the
+    outputs' widths. Outputs that differ in any other axis, or no layers at all, are a ValueError.
+    """
+
+    def joined_shape(shapes):
         if len({shape[:-1] for shape in shapes}) > 1:
             raise ValueError(f"concat: the outputs have shapes {shapes}; they may differ in the last axis only")
-        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes)), tuple(params), tuple(states)
+        return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
-    def forward(params, state, x, ctx, /):
-        _require_entries("concat", layers, params, state)
-        ys, states, caches = [], [], []
-        for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
-            with _naming("concat", i):
-                y, s, cache = layer.forward(p, s, x, ctx.fold(i))
-            ys.append(y)
-            states.append(s)
-            caches.append((cache, jnp.zeros((0, y.shape[-1]))))  # an empty array: its shape remembers the width
-        return jnp.concatenate(ys, axis=-1), tuple(states), tuple(caches)
+    def join(ys):
+        return jnp.concatenate(ys, -1), [jnp.zeros((0, y.shape[-1])) for y in ys]  # empty: a shape remembers the width
 
-    def backward(params, caches, dy, /):
-        dparams, dx, start = [], None, 0
-        for layer, p, (cache, width) in zip(layers, params, caches, strict=True):
-            stop = start + width.shape[-1]
-            dp, dx_i = layer.backward(p, cache, dy[..., start:stop])
-            dparams.append(dp)
-            dx = dx_i if dx is None else dx + dx_i
-            start = stop
-        return tuple(dparams), dx
+    def split(empties, dy):
+        ends = itertools.accumulate(empty.shape[-1] for empty in empties)
+        return jnp.split(dy, list(ends)[:-1], -1)
 
-    return Layer(init, forward, backward)
+    return side_by_side_joined("concat", layers, joined_shape, join, split)
+
+
+def add(*layers: Layer) -> Layer:
+    """The sum of layers side by side: add(serial(), f) is residual(f).
+
+    y  = Σ_i f_i(x_i)
+    dx as in `parallel`,  dy_i = dy
+
+    x: a tuple with an entry for each layer, or the same for all, see `parallel`. Outputs of different shapes, or no
+    layers at all, are a ValueError.
+    """
+    return side_by_side_joined(
+        "add",
+        layers,
+        functools.partial(_one_shape, "add"),
+        join=lambda ys: (functools.reduce(jnp.add, ys), None),
+        split=lambda _, dy: (dy,) * len(layers),
+    )
+
+
+def multiply(*layers: Layer) -> Layer:
+    """The product of layers side by side, entry by entry: with a sigmoid at the end of one, it is a gate for the other.
+
+    y  = f_1(x_1) ⊙ … ⊙ f_n(x_n)
+    dx as in `parallel`,  dy_i = dy ⊙ Π_(j ≠ i) f_j(x_j)
+
+    x: a tuple with an entry for each layer, or the same for all, see `parallel`. Cached besides the layers' caches:
+    their outputs. Outputs of different shapes, or no layers at all, are a ValueError.
+    Numerics: dy_i is not dy ⊙ y / f_i(x_i), which is 0/0 where an output is 0.
+    """
+
+    def split(ys, dy):
+        same_shape("multiply", "dy", dy, "the output", ys[0].shape)
+        return [functools.reduce(jnp.multiply, (*ys[:i], *ys[i + 1 :]), dy) for i in range(len(ys))]
+
+    return side_by_side_joined(
+        "multiply",
+        layers,
+        functools.partial(_one_shape, "multiply"),
+        join=lambda ys: (functools.reduce(jnp.multiply, ys), ys),
+        split=split,
+    )
+
+
+def _one_shape(who, shapes):
+    if len(set(shapes)) > 1:
+        raise ValueError(f"{who}: the outputs have shapes {shapes}; they must be equal")
+    return shapes[0]
+
+
+# ---------------------------------------------------------------- one layer, otherwise
 
 
 def repeat(inner: Layer, n: int) -> Layer:
@@ -181,9 +219,8 @@ def remat(inner: Layer) -> Layer:
     y = f(x);  dx = (f's dx for dy, from a cache that forward makes anew from x)
 
     Cached: state, x and ctx. Costs one more forward pass.
-    Numerics: the recomputation must not start before dy is there, or nothing is saved; XLA for CPU drops
-    `optimization_barrier`, so x is made to depend on dy by adding min(|dy_0|, 0) = 0 to it. The result is the same bit
-    for bit, for an x of -0 too unless its sign matters.
+    Numerics: the recomputation must not start before dy is there, or nothing is saved, so x is made to depend on dy by
+    adding min(|dy_0|, 0) = 0 to it. The result is the same bit for bit, for an x of -0 too unless its sign matters.
     """
 
     def forward(params, state, x, ctx, /):
@@ -192,28 +229,11 @@ def remat(inner: Layer) -> Layer:
 
     def backward(params, saved, dy, /):
         state, x, ctx = saved
-        x = jax.tree.map(lambda leaf: _after(dy, leaf), x)
+        x = jax.tree.map(lambda leaf: after(dy, leaf), x)
         _, _, cache = inner.forward(params, state, x, ctx)
         return inner.backward(params, cache, dy)
 
     return Layer(inner.init, forward, backward)
-
-
-def _after(dy, leaf):
-    """leaf, not before dy is known."""
-    first = jax.tree.leaves(dy)[0]
-    if first.size == 0:
-        return leaf
-    zero = jnp.minimum(jnp.abs(first.reshape(-1)[0]), 0)
-    return leaf + zero.astype(leaf.dtype)
-
-
-def _require_entries(who, layers, params, state):
-    if not len(layers) == len(params) == len(state):
-        raise ValueError(
-            f"{who}: {len(layers)} layers, but params has {len(params)} entries and state {len(state)}; pass what init "
-            f"or the last forward gave"
-        )
 
 
 def _same_shape(who, in_shape, out_shape):

@@ -5,6 +5,9 @@ by this library; by jax.grad of the same forward under the same scan; and, where
 (pip install '.[bench]'), by torch, by flax with optax, and by scikit-learn. All contenders take turns, round by round,
 so that a slow minute of the machine slows all of them; the table gives medians, the spread, and the share of the
 machine's own peak in matrix multiplication, measured between the turns.
+
+--verify: instead, the verifier beside jax's and chex's gradient checkers on the wrong and right gradients of
+tests/corpus: what each catches, wrongly flags, and names the cause of, in how many seconds.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _config import Parser, exit_with_one_line
+from _verify_benchmark import verify_benchmark
 from tqdm import tqdm
 
 from jaxnn import Ctx, Layer, Loss, adam, get_loss, global_norm, models
@@ -249,7 +253,11 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=60_000, help="examples in the epoch")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument("--no-peers", action="store_true", help="this library and jax.grad only")
+    parser.add_argument("--verify", action="store_true", help="compare gradient checkers on tests/corpus, nothing else")
     args = parser.parse_args()
+    if args.verify:
+        print(verify_benchmark())
+        return 0
     if args.examples < BATCH or args.rounds < 1:
         raise ValueError(f"--examples {args.examples} --rounds {args.rounds}: expected at least {BATCH} and 1")
     x, y = load(args.data, args.examples)

@@ -7,7 +7,7 @@ import pytest
 
 from jaxnn.verify import Example, Rule, certify, compare
 from jaxnn.verify.rule import numbers
-from jaxnn.verify.witnesses import differences, leaf_directions
+from jaxnn.verify.witnesses import Differences, leaf_directions
 
 W, X = numbers(1, 4, 3), numbers(2, 5, 4)
 
@@ -132,11 +132,35 @@ def test_compare_names_what_has_another_structure():
 
 def test_differences_know_their_error():
     with jax.enable_x64(True):
-        x = {"a": jnp.asarray(numbers(3, 4)), "b": jnp.asarray(numbers(4, 2, 2))}
-        directions = leaf_directions(0, x)
-        assert [bool(jax.tree.leaves(d)[1 - i].any()) for i, d in enumerate(directions)] == [False, False]
-        dy = jnp.asarray(1.7)
-        found = differences(lambda x: jnp.sin(x["a"]).sum() * jnp.exp(x["b"]).sum(), x, dy, directions)
-        slope = 1.7 * np.vdot(np.cos(x["a"]), directions[0]["a"]) * np.exp(x["b"]).sum()
-        np.testing.assert_allclose(found[0].slope, slope, rtol=1e-8)
-        assert abs(found[0].slope - slope) <= 10 * found[0].error + 1e-12
+        leaves = (numbers(3, 4), numbers(4, 2, 2))
+        directions = leaf_directions(0, leaves)
+        assert [bool(d[1 - i].any()) for i, d in enumerate(directions)] == [False, False]
+
+        def phi(leaves, dy):
+            a, b = leaves
+            return dy * jnp.sin(a).sum() * jnp.exp(b).sum()
+
+        found = Differences(phi)(leaves, 1.7, (2, 5), directions)
+        a, b = leaves
+        da = 1.7 * np.cos(a) * np.exp(b).sum()
+        db = 1.7 * np.sin(a).sum() * np.exp(b)
+        truth = [da[2], db.ravel()[1], np.vdot(da, directions[0][0]), np.vdot(db, directions[1][1])]
+        np.testing.assert_allclose(found.slope, truth, rtol=1e-8)
+        assert (np.abs(found.slope - truth) <= 10 * found.error + 1e-12).all()
+        assert not found.kink.any()
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_differences_know_kinks_and_the_ends_of_a_domain(traceable):
+    jumpy = jnp if traceable else np
+
+    def phi(leaves, rest):
+        a, b, c = leaves[0]
+        return jumpy.abs(a) * 3 + jumpy.maximum(b - 1, 0.0) + jumpy.sqrt(c) * c
+
+    with jax.enable_x64(True), np.errstate(invalid="ignore"):
+        found = Differences(phi, traceable)((np.array([0.0, 1.0, 0.0]),), (), (0, 1, 2))
+    assert list(found.kink) == [True, True, False]
+    np.testing.assert_allclose([*found.below[:2], *found.above[:2]], [-3, 0, 3, 1], atol=1e-6)
+    assert abs(found.slope[2]) < 1e-2  # c^1.5 exists on the right only; its slope at 0 is 0
+    assert np.isfinite(found.error[2])

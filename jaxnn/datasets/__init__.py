@@ -1,6 +1,6 @@
-"""Data to train on: packaged digits, the user's own files, and synthetic sets in the plane.
+"""Data to train on: packaged digits, the user's own files, synthetic sets in the plane, and text.
 
-Every source gives a `Dataset` of NumPy arrays, already checked: no NaN, no gaps, class ids that start at 0.
+Every source but text gives a `Dataset` of NumPy arrays, already checked: no NaN, no gaps, class ids that start at 0.
 """
 
 from .dataset import Dataset as Dataset
@@ -18,3 +18,9 @@ from .synthetic import spirals as spirals
 from .synthetic import xor as xor
 from .tables import csv_file as csv_file
 from .tables import npz_file as npz_file
+from .text import Text as Text
+from .text import Vocabulary as Vocabulary
+from .text import byte_vocabulary as byte_vocabulary
+from .text import character_vocabulary as character_vocabulary
+from .text import standard_library as standard_library
+from .text import text_files as text_files

@@ -1,16 +1,16 @@
 """A rule against its witnesses: is the hand-written derivative right, and how right in low precision?"""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.compare import FLOAT64_TOLERANCE, largest_error
-from jaxnn.verify.rule import Example, Rule, representable
-from jaxnn.verify.witnesses import autodiff, differences, leaf_directions, quickly_compiled
-
-DIFFERENCES_TOLERANCE = 1e-6
+from jaxnn.verify.evaluate import Evaluator, cotangent
+from jaxnn.verify.judge import DIFFERENCES_TOLERANCE, Point, judge
+from jaxnn.verify.rule import Example, Rule
+from jaxnn.verify.subject import from_rule
 
 
 class Certificate(NamedTuple):
@@ -54,60 +54,45 @@ def certify(rule: Rule, seed: int = 0) -> Certificate:
 
 
 def _errors_at(rule: Rule, example: Example, seed: list[int], precisions: tuple[str, ...]) -> dict[str, float]:
-    inputs, given = example
-
-    def manual(inputs, given, dy):
-        return rule.forward(inputs, given), rule.backward(inputs, given, dy)
-
-    with jax.enable_x64(True):
-        dy = cotangent(rule, inputs, given, seed)
-        y, gradient = quickly_compiled(manual)(inputs, given, dy)
-
-        def forward(inputs):
-            return rule.forward(inputs, given)
-
-        truth = quickly_compiled(lambda inputs, dy: autodiff(forward, inputs, dy))(inputs, dy)
-        found = {
-            "autodiff": largest_error(gradient, truth),
-            "differences": _differences_error(forward, inputs, dy, gradient),
-        }
-    optimized = jax.jit(manual)
+    point = _judge(rule, example, seed, careful=False)
+    if any(point.wrong):
+        point = _judge(rule, example, seed, careful=True)
+    judged = [leaf for leaf in point.leaves if leaf is not None]
+    if len(judged) < len(point.leaves):
+        raise ValueError("the backward does not return the tree and the shapes of its inputs")
+    found = {
+        "autodiff": largest_error(list(point.gradients.manual), list(point.gradients.autodiff or ())),
+        "differences": max((leaf.differences for leaf in judged if not np.isnan(leaf.differences)), default=0.0),
+    }
     for dtype in precisions:
-        low = jax.tree.map(lambda x, dtype=dtype: x.astype(jnp.dtype(dtype)), inputs)
-        low_y, low_gradient = optimized(low, given, cotangent(rule, low, given, seed))
-        _require_dtypes(low_gradient, low)
-        found[dtype] = max(largest_error(_as_float64(low_y), y), largest_error(_as_float64(low_gradient), gradient))
+        found[dtype] = _low_precision_error(rule, example, dtype, point)
     return found
 
 
-def cotangent(rule: Rule, inputs: Any, given: Any, seed: list[int]) -> Any:
-    """Random numbers in the shape and dtype of y: with ones, a wrong softmax or batch norm would pass."""
-    rng = np.random.default_rng(seed)
-    y = jax.eval_shape(rule.forward, inputs, given)
-    return jax.tree.map(lambda y: representable(rng.normal(size=y.shape)).astype(y.dtype), y)
+def _judge(rule: Rule, example: Example, seed: list[int], careful: bool) -> Point:
+    evaluator = Evaluator(from_rule(rule, example), careful)
+    dy = cotangent(seed, evaluator.y)
+    return judge(evaluator, evaluator.inputs, evaluator.given, dy, (True,) * len(evaluator.inputs), thorough=True)
 
 
-def _differences_error(forward, inputs: Any, dy: Any, gradient: Any) -> float:
-    """The largest |<gradient, v> - slope| over the leaves, relative to the leaf: |gradient| |v|."""
-    directions = leaf_directions(0, inputs)
-    measured = differences(forward, inputs, dy, directions)
-    gradients = [np.asarray(g) for g in jax.tree.leaves(gradient)]
-    tree_norm = max(np.linalg.norm(g) for g in gradients)
-    largest = 0.0
-    for i, (g, direction, (slope, _)) in enumerate(zip(gradients, directions, measured, strict=True)):
-        v = jax.tree.leaves(direction)[i]
-        scale = (np.linalg.norm(g) + 1e-6 * tree_norm) * np.linalg.norm(v)
-        gap = abs(float(np.vdot(g, v)) - slope)
-        error = float(gap / scale) if scale > 0 else gap
-        largest = max(largest, error if np.isfinite(error) else np.inf)
-    return largest
+def _low_precision_error(rule: Rule, example: Example, dtype: str, point: Point) -> float:
+    """The largest error of y and of the gradient in a low precision, XLA's optimizations on, against float64."""
+    inputs, given = example
+    low = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), inputs)
 
+    @jax.jit
+    def manual(inputs, given, dy):
+        return rule.forward(inputs, given), rule.backward(inputs, given, dy)
 
-def _as_float64(tree):
-    return jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float64), tree)
-
-
-def _require_dtypes(gradient, inputs):
-    for g, x in zip(jax.tree.leaves(gradient), jax.tree.leaves(inputs), strict=True):
+    y_shapes = jax.eval_shape(rule.forward, low, given)
+    leaves = (leaf.astype(y.dtype) for leaf, y in zip(point.dy, jax.tree.leaves(y_shapes), strict=True))
+    y, gradient = manual(low, given, jax.tree.unflatten(jax.tree.structure(y_shapes), leaves))
+    for g, x in zip(jax.tree.leaves(gradient), jax.tree.leaves(low), strict=True):
         if g.dtype != x.dtype:
             raise ValueError(f"the gradient of a {x.dtype} input is {g.dtype}")
+    y_error = largest_error(_as_float64(jax.tree.leaves(y)), list(point.gradients.y))
+    return max(y_error, largest_error(_as_float64(jax.tree.leaves(gradient)), list(point.gradients.manual)))
+
+
+def _as_float64(leaves) -> list[np.ndarray]:
+    return [np.asarray(leaf).astype(np.float64) for leaf in leaves]

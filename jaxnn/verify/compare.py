@@ -29,7 +29,7 @@ def compare(manual: Any, truth: Any) -> list[LeafError]:
     """The error of every leaf of `manual`. ValueError if the trees, shapes or dtypes differ."""
     _require_same_structure(manual, truth)
     leaves = jax.tree_util.tree_leaves_with_path(truth)
-    tree_max = max((_finite_max(_float64(t)) for _, t in leaves), default=0.0)
+    tree_max = max((finite_max(_float64(t)) for _, t in leaves), default=0.0)
     return [
         _leaf_error(jax.tree_util.keystr(path), _float64(m), _float64(t), tree_max)
         for (path, t), m in zip(leaves, jax.tree.leaves(manual), strict=True)
@@ -45,18 +45,23 @@ def _float64(x) -> np.ndarray:
     return np.asarray(x).astype(np.float64)
 
 
-def _finite_max(x: np.ndarray) -> float:
+def finite_max(x: np.ndarray) -> float:
     """The largest |entry|: one that is infinite would make every other error vanish beside it."""
     return float(np.abs(x[np.isfinite(x)]).max(initial=0))
+
+
+def entry_errors(manual: np.ndarray, truth: np.ndarray, tree_max: float, noise: float = 0.0) -> np.ndarray:
+    """The error of every entry of a leaf; inf where either side is not finite. `noise` is added to the scale."""
+    scale = finite_max(truth) + 1e-6 * tree_max + noise
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        errors = np.where(manual == truth, 0.0, np.abs(manual - truth) / scale)
+    return np.where(np.isfinite(manual) & np.isfinite(truth), errors, np.inf)
 
 
 def _leaf_error(path, manual, truth, tree_max) -> LeafError:
     if truth.size == 0:
         return LeafError(path, truth.shape, 0.0, ())
-    scale = _finite_max(truth) + 1e-6 * tree_max
-    with np.errstate(invalid="ignore", divide="ignore"):
-        errors = np.where(manual == truth, 0.0, np.abs(manual - truth) / scale)
-    errors = np.where(np.isfinite(manual) & np.isfinite(truth), errors, np.inf)
+    errors = entry_errors(manual, truth, tree_max)
     worst = np.unravel_index(int(errors.argmax()), errors.shape)
     return LeafError(path, truth.shape, float(errors[worst]), tuple(map(int, worst)))
 

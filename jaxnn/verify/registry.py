@@ -5,6 +5,7 @@ line in `_loss_points`, a new layer or combinator a line in `layer_examples`, a 
 `tests/test_registry.py` fails when a public rule is missing.
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable
@@ -14,12 +15,54 @@ import numpy as np
 
 from jaxnn import activations, combinators, layers, models
 from jaxnn.activations import ACTIVATIONS, Activation
-from jaxnn.layer import Ctx
+from jaxnn.layer import Ctx, Layer
 from jaxnn.layers.activation import activation
+from jaxnn.layers.attention import attention_backward, attention_forward
+from jaxnn.layers.batch_norm import batch_norm_backward, batch_norm_forward
+from jaxnn.layers.cells import (
+    gru_cell_backward,
+    gru_cell_forward,
+    lstm_cell_backward,
+    lstm_cell_forward,
+    rnn_cell_backward,
+    rnn_cell_forward,
+)
+from jaxnn.layers.conv import conv_backward, conv_forward, conv_transpose_backward, conv_transpose_forward
 from jaxnn.layers.dense import dense_backward, dense_forward, neuron_backward, neuron_forward
 from jaxnn.layers.dropout import dropout_backward, dropout_forward
+from jaxnn.layers.embedding import (
+    embedding_backward,
+    embedding_forward,
+    learned_positions_backward,
+    learned_positions_forward,
+)
 from jaxnn.layers.flatten import flatten_backward, flatten_forward
+from jaxnn.layers.gated import gated_mlp_backward, gated_mlp_forward
+from jaxnn.layers.multi_head import multi_head_backward, multi_head_forward
+from jaxnn.layers.norm import (
+    group_norm_backward,
+    group_norm_forward,
+    instance_norm_backward,
+    instance_norm_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
+from jaxnn.layers.pool import (
+    avg_pool_backward,
+    avg_pool_forward,
+    global_avg_pool_backward,
+    global_avg_pool_forward,
+    max_pool_backward,
+    max_pool_forward,
+)
+from jaxnn.layers.recurrent import recurrent_backward, recurrent_forward
+from jaxnn.layers.reshape import reshape_backward, reshape_forward, transpose_backward, transpose_forward
+from jaxnn.layers.rotary import rotary_backward, rotary_forward
+from jaxnn.layers.weight_norm import weight_norm_backward, weight_norm_forward
 from jaxnn.losses import LOSSES
+from jaxnn.models.gpt import tied_backward, tied_forward
 from jaxnn.models.mlp import mlp_backward, mlp_forward
 from jaxnn.regularizers import REGULARIZERS
 from jaxnn.verify.rule import (
@@ -28,6 +71,7 @@ from jaxnn.verify.rule import (
     Rule,
     activation_rule,
     layer_rule,
+    layer_rule_at,
     loss_rule,
     numbers,
     regularizer_rule,
@@ -166,6 +210,15 @@ def _pairs():
     backward = functools.partial(mlp_backward, activations=fs)
     yield _params_pair("mlp, written out", (mlp_forward, mlp_backward), forward, backward, network, x[:1])
 
+    yield Rule(
+        "rotary",
+        (rotary_forward, rotary_backward),
+        lambda x, given: rotary_forward(x, given[0])[0],
+        lambda x, given, dy: rotary_backward(rotary_forward(x, given[0])[1], dy),
+        examples=(Example(numbers(37, 2, 3, 5, 6), (99_000,)), Example(numbers(38, 3, 2), (-1,))),
+        hard=(Example(np.full((2, 6), 1e4), (0,)),),
+    )
+
     key = _key(3)
     yield Rule(
         "dropout, bare",
@@ -173,6 +226,53 @@ def _pairs():
         lambda x, given: dropout_forward(given[0], x, 0.3)[0],
         lambda x, given, dy: dropout_backward(dropout_forward(given[0], x, 0.3)[1], dy, 0.3),
         examples=tuple(Example(one, (key,)) for one in x),
+    )
+    yield from _cells()
+
+
+def _cells():
+    """A step of each recurrent cell; and a sequence, with the state given and handed on, and padding."""
+    h, c = numbers(64, 4, 2), numbers(65, 4, 2)
+    for name, widths, state, forward, backward in (
+        ("rnn", (2, 2, 2), h, rnn_cell_forward, rnn_cell_backward),
+        ("gru", (6, 6, 8), h, gru_cell_forward, gru_cell_backward),
+        ("lstm", (8, 8, 8), (h, c), lstm_cell_forward, lstm_cell_backward),
+    ):
+        yield _state_rule(f"{name}_cell", forward, backward, widths, state, numbers(69, 4, 3))
+
+    def along(params, state, x):
+        real = np.arange(5) < np.array([[3], [5], [1], [0]])
+        h, state, cache = recurrent_forward("lstm", params, x, state, mask=real)
+        return (h, state), cache
+
+    def through_time(params, cache, dy):
+        dparams, dx, dstate = recurrent_backward("lstm", params, cache, *dy)
+        return dparams, dstate, dx
+
+    rule = _state_rule("recurrent", along, through_time, (8, 8, 8), (h, c), numbers(70, 4, 5, 3))
+    yield rule._replace(public=(recurrent_forward, recurrent_backward))
+
+
+def _state_rule(name, forward, backward, widths, state, x) -> Rule:
+    """y as a function of {"params", "state", "x"}."""
+    n_w, n_u, n_b = widths
+    params = {"w": numbers(66, x.shape[-1], n_w), "u": numbers(67, 2, n_u), "b": numbers(68, n_b)}
+
+    def back(inputs, given, dy):
+        _, cache = forward(inputs["params"], inputs["state"], inputs["x"])
+        dparams, dstate, dx = backward(inputs["params"], cache, dy)
+        return {"params": dparams, "state": dstate, "x": dx}
+
+    inputs = {"params": params, "state": state, "x": x}
+    huge = {"params": params, "state": jax.tree.map(lambda s: 1e4 * s, state), "x": np.full_like(x, -1e4)}
+    return Rule(
+        name,
+        (forward, backward),
+        lambda inputs, given: forward(inputs["params"], inputs["state"], inputs["x"])[0],
+        back,
+        examples=(Example(inputs),),
+        hard=(Example(huge),),
+        float32=4e-6,
     )
 
 
@@ -212,6 +312,7 @@ def layer_examples() -> dict[str, LayerExample]:
     """Every Layer constructor, in training and in evaluation where that differs."""
     evaluation = Ctx()
     train = Ctx(train=True, key=_key(7))
+    some_real = Ctx(mask=np.array([[False, True, False, True]]))
     ranks = ((6, 5), (1, 2, 3, 5))
     dense, act = layers.dense, activation
 
@@ -228,10 +329,95 @@ def layer_examples() -> dict[str, LayerExample]:
         "dropout, train": example(layers.dropout(0.4), layers.dropout, ctx=train),
         "dropout, eval": example(layers.dropout(0.4), layers.dropout),
         "flatten": example(layers.flatten(), layers.flatten),
+        "layer_norm": example(layers.layer_norm(), layers.layer_norm, layer_norm_forward, layer_norm_backward),
+        "rms_norm": example(layers.rms_norm(), layers.rms_norm, rms_norm_forward, rms_norm_backward),
+        "group_norm": example(
+            layers.group_norm(2),
+            *(layers.group_norm, group_norm_forward, group_norm_backward),
+            shapes=((3, 4, 6), (1, 2, 3, 4)),
+        ),
+        "instance_norm": example(
+            layers.instance_norm(),
+            *(layers.instance_norm, instance_norm_forward, instance_norm_backward),
+            shapes=((3, 4, 5), (1, 2, 3, 5)),
+        ),
+        "weight_norm": example(
+            layers.weight_norm(dense(3)), layers.weight_norm, weight_norm_forward, weight_norm_backward
+        ),
+        "batch_norm, train": example(
+            layers.batch_norm(), layers.batch_norm, batch_norm_forward, batch_norm_backward, ctx=train
+        ),
+        "batch_norm, train, masked": example(
+            _masking_every_third(layers.batch_norm()), layers.batch_norm, shapes=((7, 5), (4, 2, 3, 5)), ctx=train
+        ),
+        "batch_norm, eval": example(layers.batch_norm(), layers.batch_norm),
+        "gated_mlp": example(
+            layers.gated_mlp(7, "gelu_tanh"), layers.gated_mlp, gated_mlp_forward, gated_mlp_backward
+        ),
+        "learned_positions": example(
+            layers.learned_positions(6),
+            *(layers.learned_positions, learned_positions_forward, learned_positions_backward),
+            shapes=((2, 5, 6), (1, 2, 3, 6)),
+        ),
+        "sinusoidal_positions": example(
+            layers.sinusoidal_positions(), layers.sinusoidal_positions, shapes=((2, 5, 6), (1, 2, 3, 6))
+        ),
+        "attention": example(
+            layers.attention(2, 1, causal=True, rotary_base=100.0, bias=True),
+            *(layers.attention, multi_head_forward, multi_head_backward, attention_forward, attention_backward),
+            shapes=((2, 5, 8),),
+            ctx=Ctx(mask=np.array([[False, True, True, False, True]])),  # the first query sees nothing
+        ),
+        "conv": example(
+            layers.conv(3, (3, 2), stride=(2, 1), padding=((2, 0), (1, 3)), dilation=(1, 2)),
+            *(layers.conv, conv_forward, conv_backward),
+            shapes=((2, 7, 5, 2),),
+        ),
+        "conv, 1-D, groups": example(
+            layers.conv(4, (3,), stride=2, groups=2, use_bias=False), layers.conv, shapes=((2, 6, 6),)
+        ),
+        "conv, depthwise": example(
+            layers.conv(4, (3, 2), stride=2, dilation=(1, 3), groups=4), layers.conv, shapes=((2, 5, 6, 4),)
+        ),
+        "conv_transpose": example(
+            layers.conv_transpose(4, (3, 2), stride=(2, 3), padding=((0, 1), (1, 0)), dilation=(2, 1), groups=2),
+            *(layers.conv_transpose, conv_transpose_forward, conv_transpose_backward),
+            shapes=((2, 4, 3, 6),),
+        ),
+        "max_pool": example(
+            layers.max_pool((3, 2), stride=2, padding="same"),
+            *(layers.max_pool, max_pool_forward, max_pool_backward),
+            shapes=((2, 6, 5, 3),),
+        ),
+        "avg_pool": example(
+            layers.avg_pool((3, 2), stride=(2, 1), padding=((1, 2), (0, 1))),
+            *(layers.avg_pool, avg_pool_forward, avg_pool_backward),
+            shapes=((2, 6, 5, 3),),
+        ),
+        "global_avg_pool": example(
+            layers.global_avg_pool(),
+            *(layers.global_avg_pool, global_avg_pool_forward, global_avg_pool_backward),
+            shapes=((2, 5, 3), (1, 2, 3, 4)),
+        ),
+        "rnn": example(layers.rnn(4, last=True), layers.rnn, shapes=((2, 4, 3), (2, 1, 3))),
+        "gru, in chunks": example(layers.gru(3, chunk=2), layers.gru, shapes=((2, 4, 3),), ctx=some_real),
+        "lstm": example(layers.lstm(3), layers.lstm, shapes=((2, 4, 3),)),
+        "reshape": example(
+            layers.reshape((3, -1)), layers.reshape, reshape_forward, reshape_backward, shapes=((2, 3, 4), (2, 6))
+        ),
+        "transpose": example(
+            layers.transpose((2, 3, 1)),
+            *(layers.transpose, transpose_forward, transpose_backward),
+            shapes=((2, 3, 4, 5),),
+        ),
         "serial": example(combinators.serial(dense(4), act("tanh"), dense(3)), combinators.serial),
         "serial of nothing": example(combinators.serial(), combinators.serial),
         "residual": example(combinators.residual(block), combinators.residual, ctx=train),
         "concat": example(combinators.concat(dense(2), block, act("sigmoid")), combinators.concat, ctx=train),
+        "add": example(combinators.add(dense(5), act("sigmoid"), block), combinators.add, ctx=train),
+        "multiply": example(
+            combinators.multiply(combinators.serial(dense(3), act("sigmoid")), dense(3), dense(3)), combinators.multiply
+        ),
         "repeat": example(combinators.repeat(block, 3), combinators.repeat, ctx=train),
         "remat": example(combinators.remat(block), combinators.remat, ctx=train),
         "repeat of remat of residual": example(
@@ -242,6 +428,37 @@ def layer_examples() -> dict[str, LayerExample]:
     }
 
 
+def _masking_every_third(layer: Layer) -> Layer:
+    """The layer with every third example padding, whatever the size of the batch."""
+
+    def forward(params, state, x, ctx, /):
+        return layer.forward(params, state, x, dataclasses.replace(ctx, mask=np.arange(len(x)) % 3 != 1))
+
+    return layer._replace(forward=forward)
+
+
 def _layers():
     for name, example in layer_examples().items():
         yield layer_rule(name, example)
+    ids = [np.array([[3, 1, 3, 0], [3, 0, 0, 1]]), np.array([2], np.uint8)]  # 3 and 0 again and again, 4 never
+    public = (layers.embedding, embedding_forward, embedding_backward)
+    yield layer_rule_at("embedding", layers.embedding(5, 3), public, ids, hard=ids, ctx=Ctx())
+    gpt = models.gpt(5, 4, 1, 2, max_length=6)
+    yield layer_rule_at("gpt", gpt, (models.gpt, tied_forward, tied_backward), ids[:1], hard=ids[:1], ctx=Ctx())
+    yield layer_rule_at("lstm model", models.lstm(5, 3, 1), (models.lstm,), ids[:1], hard=ids[:1], ctx=Ctx())
+    yield layer_rule_at(
+        "parallel",
+        combinators.parallel(layers.dense(3), combinators.serial(layers.dense(2), activation("tanh"))),
+        (combinators.parallel,),
+        xs=[(numbers(71, 4, 2), numbers(72, 4, 3, 2)), numbers(73, 4, 5)],
+        hard=[(np.full((4, 2), 1e4), np.full((1, 3), -1e4))],
+        ctx=Ctx(),
+    )
+    yield layer_rule_at(
+        "attention, cross, train",
+        layers.attention(2, 1, rate=0.4),
+        (layers.attention,),
+        xs=[(numbers(60, 2, 5, 6), numbers(61, 2, 3, 7))],
+        hard=[(np.full((2, 5, 6), 1e4), np.full((2, 3, 7), -1e4)), (numbers(62, 1, 1, 6), numbers(63, 1, 3, 7))],
+        ctx=Ctx(train=True, key=_key(7), mask=np.array([[True, False, True]])),
+    )

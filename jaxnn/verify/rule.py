@@ -106,34 +106,47 @@ class LayerExample(NamedTuple):
 
 
 def layer_rule(name: str, example: LayerExample) -> Rule:
-    """y as a function of {"params", "x"}; given are (state, ctx)."""
-    layer = example.layer
-
-    def forward(inputs, given):
-        return layer.forward(inputs["params"], given[0], inputs["x"], given[1])[0]
-
-    def backward(inputs, given, dy):
-        _, _, cache = layer.forward(inputs["params"], given[0], inputs["x"], given[1])
-        dparams, dx = layer.backward(inputs["params"], cache, dy)
-        return {"params": dparams, "x": dx}
-
-    def at(in_shape, x):
-        _, params, state = shapes_of(layer, in_shape)
-        inputs = {"params": random_params(params), "x": x}
-        return Example(inputs, (jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5), state), example.ctx))
-
+    """`layer_rule_at` random numbers of the example's shapes; hard are constants, and a batch of one."""
     first = example.in_shapes[0]
     one_example = (1, *first[1:])
+    return layer_rule_at(
+        name,
+        example.layer,
+        example.public,
+        xs=[numbers(99, *shape) for shape in example.in_shapes],
+        hard=[*(np.full(first, value) for value in (0.0, 1e4, -1e4)), numbers(98, *one_example)],
+        ctx=example.ctx,
+    )
+
+
+def layer_rule_at(name: str, layer: Layer, public: tuple[Any, ...], xs: list[Any], hard: list[Any], ctx: Ctx) -> Rule:
+    """y as a function of {"params", "x"} at the points xs, each an array or a tuple of arrays; given are (state, ctx).
+
+    An x of integers has no gradient: it is given, as (state, ctx, x), and inputs["x"] is None like its dx.
+    """
+
+    def run(inputs, given):
+        state, ctx, *ids = given
+        return layer.forward(inputs["params"], state, ids[0] if ids else inputs["x"], ctx)
+
+    def backward(inputs, given, dy):
+        dparams, dx = layer.backward(inputs["params"], run(inputs, given)[2], dy)
+        return {"params": dparams, "x": dx}
+
+    def at(x):
+        _, params, state = shapes_of(layer, jax.tree.map(np.shape, x))
+        given = (jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5), state), ctx)
+        if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.integer):
+            x, given = None, (*given, x)
+        return Example({"params": random_params(params), "x": x}, given)
+
     return Rule(
         name,
-        example.public,
-        forward,
+        public,
+        lambda inputs, given: run(inputs, given)[0],
         backward,
-        examples=tuple(at(shape, numbers(99, *shape)) for shape in example.in_shapes),
-        hard=(
-            *(at(first, np.full(first, value)) for value in (0.0, 1e4, -1e4)),
-            at(one_example, numbers(98, *one_example)),
-        ),
+        examples=tuple(map(at, xs)),
+        hard=tuple(map(at, hard)),
         float32=4e-6,
     )
 

@@ -1,0 +1,109 @@
+"""What combinators of several layers share: layers side by side, and errors that say which layer they come from."""
+
+import contextlib
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxnn.layer import Layer
+
+
+@contextlib.contextmanager
+def naming(combinator: str, i: int):
+    """Add to an error which layer of the combinator it comes from."""
+    try:
+        yield
+    except ValueError as error:
+        error.add_note(f"in layer {i} (counted from 0) of {combinator}")
+        raise
+
+
+def require_entries(who, layers, params, state):
+    if not len(layers) == len(params) == len(state):
+        raise ValueError(
+            f"{who}: {len(layers)} layers, but params has {len(params)} entries and state {len(state)}; pass what init "
+            f"or the last forward gave"
+        )
+
+
+class Dealt(NamedTuple):
+    """The cache of layers each of which had an x of its own."""
+
+    caches: tuple
+
+
+class Shared(NamedTuple):
+    """The cache of layers that all had the same x."""
+
+    caches: tuple
+
+
+def side_by_side(who, layers):
+    if not layers:
+        raise ValueError(f"{who}: no layers given, expected at least one")
+
+    def deal(name, x, dealt):
+        if dealt and len(x) != len(layers):
+            raise ValueError(
+                f"{who}: {len(layers)} layers, but {name} is a tuple of {len(x)}; pass one entry a layer, or the same "
+                f"{name} for all"
+            )
+        return x if dealt else (x,) * len(layers)
+
+    def init(key, in_shape, /):
+        in_shapes = deal("in_shape", in_shape, any(isinstance(n, tuple) for n in in_shape))
+        shapes, params, states = [], [], []
+        for i, (layer, in_shape) in enumerate(zip(layers, in_shapes, strict=True)):
+            with naming(who, i):
+                shape, p, s = layer.init(jax.random.fold_in(key, i), in_shape)
+            shapes.append(shape)
+            params.append(p)
+            states.append(s)
+        return tuple(shapes), tuple(params), tuple(states)
+
+    def forward(params, state, x, ctx, /):
+        require_entries(who, layers, params, state)
+        xs = deal("x", x, isinstance(x, tuple))
+        ys, states, caches = [], [], []
+        for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, xs, strict=True)):
+            with naming(who, i):
+                y, s, cache = layer.forward(p, s, x_i, ctx.fold(i))
+            ys.append(y)
+            states.append(s)
+            caches.append(cache)
+        return tuple(ys), tuple(states), (Dealt if isinstance(x, tuple) else Shared)(tuple(caches))
+
+    def backward(params, cache, dys, /):
+        dparams, dxs = [], []
+        for layer, p, c, dy in zip(layers, params, cache.caches, dys, strict=True):
+            dp, dx = layer.backward(p, c, dy)
+            dparams.append(dp)
+            dxs.append(dx)
+        if isinstance(cache, Dealt):
+            return tuple(dparams), tuple(dxs)
+        return tuple(dparams), functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), dxs)
+
+    return Layer(init, forward, backward)
+
+
+def side_by_side_joined(who, layers, joined_shape, join, split):
+    """parallel, then y, cache = join(ys); in the backward dys = split(cache, dy), then parallel's."""
+    branches = side_by_side(who, layers)
+
+    def init(key, in_shape, /):
+        shapes, params, state = branches.init(key, in_shape)
+        return joined_shape(shapes), params, state
+
+    def forward(params, state, x, ctx, /):
+        ys, state, cache = branches.forward(params, state, x, ctx)
+        joined_shape([y.shape for y in ys])
+        y, of_join = join(ys)
+        return y, state, (cache, of_join)
+
+    def backward(params, cache, dy, /):
+        cache, of_join = cache
+        return branches.backward(params, cache, split(of_join, dy))
+
+    return Layer(init, forward, backward)

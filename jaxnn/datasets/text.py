@@ -1,0 +1,108 @@
+"""Text to learn from: files as bytes, a part held out, and the ids that a language model takes."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxnn.datasets._files import existing_file
+
+
+class Text(NamedTuple):
+    """A text in two parts."""
+
+    train: bytes
+    held_out: bytes  # what follows the training part
+
+
+def text_files(path: str | os.PathLike[str]) -> Text:
+    """The text of a file; or of all files of a folder and the folders in it, sorted by path, one after the other.
+
+    Held out is the last tenth: of a folder whole files, as many from the end as come nearest to a tenth; of a single
+    file its end, from the beginning of a character on (in UTF-8). In a folder files that are no text (they contain a
+    byte 0) are left out, and those whose name, or that of a folder on the way, begins with a dot.
+    FileNotFoundError when there is nothing at `path`; ValueError when there is no text in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _split([existing_file(path).read_bytes()], path)
+    inside = (p for p in sorted(path.rglob("*")) if p.is_file())
+    files = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    texts = (existing_file(p).read_bytes() for p in files)
+    return _split([text for text in texts if b"\0" not in text], path)
+
+
+def standard_library() -> Text:
+    """The sources of Python's standard library, its top-level modules: about 4.7 MB, the same for a Python version.
+
+    Split as `text_files` splits a folder. ValueError where Python was installed without its sources.
+    """
+    folder = Path(os.__file__).parent
+    return _split([p.read_bytes() for p in sorted(folder.glob("*.py"))], folder)
+
+
+def _split(texts: Sequence[bytes], path: Path) -> Text:
+    texts = [text for text in texts if text]
+    total = sum(map(len, texts))
+    if total < 2:
+        raise ValueError(f"{path}: no text in it; expected a file that is not empty, or a folder of such files")
+    cut = total - total // 10
+    if len(texts) == 1:
+        [text] = texts
+        while cut > 1 and text[cut] & 0b1100_0000 == 0b1000_0000:  # within a character of UTF-8
+            cut -= 1
+        return Text(text[:cut], text[cut:])
+    ends = np.cumsum([len(text) for text in texts])
+    n = 1 + int(np.abs(ends[:-1] - cut).argmin())
+    return Text(b"".join(texts[:n]), b"".join(texts[n:]))
+
+
+class Vocabulary(NamedTuple):
+    """What an id stands for."""
+
+    symbols: tuple[bytes, ...]  # of id 0, 1, …
+    encode: Callable[[bytes], np.ndarray]  # a text into ids (n,)
+
+    def decode(self, ids) -> str:
+        """The text of ids (n,); bytes that are no UTF-8 become �."""
+        return b"".join(self.symbols[i] for i in ids).decode(errors="replace")
+
+
+def byte_vocabulary() -> Vocabulary:
+    """The 256 bytes: every text can be written with it, and none is unknown.
+
+    >>> vocabulary = byte_vocabulary()
+    >>> vocabulary.encode("aé".encode()), vocabulary.decode([97, 195, 169])
+    (array([ 97, 195, 169], dtype=uint8), 'aé')
+    """
+    return Vocabulary(tuple(bytes([i]) for i in range(256)), lambda text: np.frombuffer(text, np.uint8))
+
+
+def character_vocabulary(text: bytes) -> Vocabulary:
+    """The characters that occur in a text (UTF-8), sorted, and before them �, id 0, for all others.
+
+    ValueError, from encode too, for a text that is not UTF-8.
+
+    >>> vocabulary = character_vocabulary(b"hello")
+    >>> vocabulary.encode(b"help"), vocabulary.decode([0, 1])
+    (array([2, 1, 3, 0], dtype=int32), '�e')
+    """
+    points = np.unique(_code_points(text))
+    points = points[points != ord("�")]
+
+    def encode(text: bytes) -> np.ndarray:
+        found = _code_points(text)
+        return np.where(np.isin(found, points), np.searchsorted(points, found) + 1, 0).astype(np.int32)
+
+    return Vocabulary(("�".encode(), *(chr(point).encode() for point in points)), encode)
+
+
+def _code_points(text: bytes) -> np.ndarray:
+    try:
+        return np.frombuffer(text.decode().encode("utf-32-le"), np.uint32)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"the text is not UTF-8 (byte {text[error.start]:#04x} at {error.start}): convert it, or read it as bytes"
+        ) from error

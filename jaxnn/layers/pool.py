@@ -1,0 +1,200 @@
+"""Pooling: what a window sees, reduced to one number a channel.
+
+Shapes: B batch, W or H and W the spatial axes ("*in", "*out"), C channels: x (B, *in, C), y (B, *out, C).
+The window has one size an axis, (2,) for sequences and (2, 2) for images; stride and padding are as in `conv.py`, but
+that the stride is the window's own size if it is not given.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxnn._checks import at_least_float32, float_array, same_shape
+from jaxnn.layer import Layer, layer
+from jaxnn.layers._windows import Padding, PerAxis, fold_taps, sum_taps, taps, windows_over
+
+Stride = PerAxis | None  # None: the size of the window
+
+# ---------------------------------------------------------------- the largest
+
+
+def max_pool_forward(
+    params: dict, x: ArrayLike, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
+):
+    """The largest number that the window sees.
+
+    y[b, o]  = max_k x̃[b, s·o + k - front]                                    x̃ = x, and -inf on padding
+    dx[b, i] = Σ dy[b, o]  over the o whose largest is x[b, i]
+
+    Ties: the first of the window, row by row, is the largest and gets all of the gradient.
+    params {}; x (B, *in, C), y (B, *out, C). Cached: which tap of the window it was, in a byte (windows of up to 256
+    taps), and x's shape; not x.
+    Raises ValueError for integers, and where the window has no place on x or sees nothing but padding.
+    Numerics: a NaN in the window is its largest, and the first NaN gets the gradient. Of nothing but -inf the first tap
+    gets it, and where that is padding, nobody. Several dy to one x are added in at least float32. The program is
+    written out tap by tap, so it grows with the window.
+
+    >>> y, cache = max_pool_forward({}, jnp.array([1.0, 3.0, 2.0, 2.0]).reshape(1, 4, 1), (2,))
+    >>> y.ravel()
+    Array([3., 2.], dtype=float32)
+    >>> max_pool_backward({}, cache, y, (2,))[1].ravel()
+    Array([0., 3., 2., 0.], dtype=float32)
+    """
+    x = float_array("max_pool", "x", x)
+    windows = _windows("max_pool", x.shape, window, stride, padding)
+    number = jnp.uint8 if math.prod(window) <= 256 else jnp.int32
+
+    def first(tap):
+        return tap, jnp.zeros(tap.shape, number)
+
+    def larger_of(found, k, tap):
+        largest, which = found
+        larger = ~((tap <= largest) | jnp.isnan(largest))  # true for the first NaN
+        return jnp.where(larger, tap, largest), jnp.where(larger, jnp.asarray(k, number), which)
+
+    largest, which = fold_taps(larger_of, x, windows, -jnp.inf, first)
+    return largest, (which, x[:0])
+
+
+def max_pool_backward(
+    params: dict, cache, dy: jax.Array, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
+):
+    """dx[b, i] = Σ dy[b, o]  over the o whose largest is x[b, i]."""
+    which, empty = cache
+    same_shape("max_pool_backward", "dy", dy, "the layer's output", which.shape)
+    windows = _windows("max_pool", empty.shape, window, stride, padding)
+
+    def from_tap(k, which, dy):
+        return jnp.where(which == k, dy, 0).astype(at_least_float32(dy.dtype))
+
+    return {}, sum_taps(from_tap, [which, dy], windows).astype(empty.dtype)
+
+
+def max_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "valid") -> Layer:
+    """The largest number of each window; see `max_pool_forward`. The stride is the window's size if not given."""
+    return _layer("max_pool", max_pool_forward, max_pool_backward, window, stride, padding)
+
+
+# ---------------------------------------------------------------- the mean
+
+
+def avg_pool_forward(
+    params: dict, x: ArrayLike, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
+):
+    """The mean of what the window sees of x; padding is not counted.
+
+    y[b, o]  = Σ_k x̃[b, s·o + k - front] / n[o]                               x̃ = x, and 0 on padding
+    dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i
+
+    n[o] = how many taps of the window stand on x, all of them if there is no padding.
+    params {}; x (B, *in, C), y (B, *out, C). Cached: x's shape.
+    Raises ValueError for integers, and where the window has no place on x or sees nothing but padding.
+    Numerics: sums in at least float32, rounded once. The program is written out tap by tap, so it grows with the
+    window: `global_avg_pool` is for the mean of everything.
+
+    >>> y, _ = avg_pool_forward({}, jnp.array([1.0, 3.0, 5.0]).reshape(1, 3, 1), (2,), padding="same")
+    >>> y.ravel()
+    Array([2., 5.], dtype=float32)
+    """
+    x = float_array("avg_pool", "x", x)
+    windows = _windows("avg_pool", x.shape, window, stride, padding)
+    wide = at_least_float32(x.dtype)
+    total = functools.reduce(jnp.add, (tap.astype(wide) for tap in taps(x, windows)))
+    return (total / _counts(windows, wide)).astype(x.dtype), x[:0]
+
+
+def avg_pool_backward(
+    params: dict,
+    empty: jax.Array,
+    dy: jax.Array,
+    window: Sequence[int],
+    stride: Stride = None,
+    padding: Padding = "valid",
+):
+    """dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i."""
+    windows = _windows("avg_pool", empty.shape, window, stride, padding)
+    out_shape = (*dy.shape[:1], *(w.n_out for w in windows), empty.shape[-1])
+    same_shape("avg_pool_backward", "dy", dy, "the layer's output", out_shape)
+    wide = at_least_float32(dy.dtype)
+    share = dy.astype(wide) / _counts(windows, wide)
+    return {}, sum_taps(lambda k, share: share, [share], windows).astype(empty.dtype)
+
+
+def avg_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "valid") -> Layer:
+    """The mean of each window; see `avg_pool_forward`. The stride is the window's size if not given."""
+    return _layer("avg_pool", avg_pool_forward, avg_pool_backward, window, stride, padding)
+
+
+def global_avg_pool_forward(params: dict, x: ArrayLike):
+    """The mean over all spatial axes.
+
+    y = Σ_i x[:, i] / n,  dx[:, i] = dy / n                                   n = Π in
+
+    params {}; x (B, *in, C) with at least one spatial axis, y (B, C). Cached: x's shape.
+    Raises ValueError for integers, for another rank and for n = 0.
+    Numerics: summed in at least float32, rounded once.
+    """
+    x = float_array("global_avg_pool", "x", x)
+    if x.ndim < 3 or 0 in x.shape[1:-1]:
+        raise ValueError(f"global_avg_pool: x has shape {x.shape}, expected (batch, at least one axis of 1+, channels)")
+    space = tuple(range(1, x.ndim - 1))
+    return (x.astype(at_least_float32(x.dtype)).sum(space) / math.prod(x.shape[1:-1])).astype(x.dtype), x[:0]
+
+
+def global_avg_pool_backward(params: dict, empty: jax.Array, dy: jax.Array):
+    """dx[:, i] = dy / n."""
+    same_shape("global_avg_pool_backward", "dy", dy, "the layer's output", (*dy.shape[:1], empty.shape[-1]))
+    space = tuple(range(1, empty.ndim - 1))
+    share = jnp.expand_dims(dy / math.prod(empty.shape[1:-1]), space)
+    return {}, jnp.broadcast_to(share, (dy.shape[0], *empty.shape[1:]))
+
+
+def global_avg_pool() -> Layer:
+    """The mean over all spatial axes; see `global_avg_pool_forward`."""
+    return layer(
+        global_avg_pool_forward,
+        global_avg_pool_backward,
+        lambda key, in_shape: ((in_shape[0], in_shape[-1]), {}),
+    )
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def _layer(who, forward, backward, window, stride, padding):
+    arguments = {"window": window, "stride": stride, "padding": padding}
+
+    def init(key, in_shape):
+        windows = _windows(who, in_shape, window, stride, padding)
+        return (in_shape[0], *(w.n_out for w in windows), in_shape[-1]), {}
+
+    return layer(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init)
+
+
+def _windows(who, shape, window, stride, padding):
+    """The windows over x; each sees at least one entry of it."""
+    if not isinstance(window, Sequence) or len(shape) != len(window) + 2:
+        raise ValueError(
+            f"{who}: window = {window} and x has shape {shape}; expected one size for each axis between batch and "
+            f"channels, (2,) for a sequence or (2, 2) for an image, say"
+        )
+    windows = windows_over(who, shape[1:-1], window, window if stride is None else stride, padding)
+    if any(_counts_along(w).min() == 0 for w in windows):
+        raise ValueError(f"{who}: with padding {padding} a window of {window} sees nothing but padding; use less of it")
+    return windows
+
+
+def _counts(windows, dtype):
+    """How many taps of each window stand on the input, (1, *n_out, 1)."""
+    counts = functools.reduce(np.multiply.outer, map(_counts_along, windows))
+    return jnp.asarray(counts, dtype)[None, ..., None]
+
+
+def _counts_along(w):
+    start = w.stride * np.arange(w.n_out) - w.front
+    return np.minimum(start + w.size, w.n_in) - np.maximum(start, 0)

@@ -1,0 +1,86 @@
+"""The same numbers in another arrangement; the batch stays the first axis."""
+
+import math
+from collections.abc import Sequence
+
+from jaxnn.layer import Layer, layer
+
+
+def reshape_forward(params: dict, x, shape: Sequence[int]):
+    """All axes but the batch in another shape.
+
+    y (B, *shape) = x (B, ...) reshaped,  dx = dy reshaped back
+
+    One entry of shape may be -1: it follows from the others. Sizes that do not fit are a ValueError.
+    Cached: an empty slice of x, whose shape is all that backward needs.
+    """
+    return x.reshape(_reshaped(x.shape, shape)), x[:0]
+
+
+def reshape_backward(params: dict, empty, dy):
+    """dx (B, ...) = dy (B, *shape) reshaped back."""
+    return {}, dy.reshape(dy.shape[0], *empty.shape[1:])
+
+
+def reshape(shape: Sequence[int]) -> Layer:
+    """Every example in another shape, without the batch axis: reshape((8, -1)); see `reshape_forward`."""
+    shape = tuple(shape)
+    if shape.count(-1) > 1 or any(n < -1 for n in shape):
+        raise ValueError(f"reshape: shape {shape}, expected sizes of 0 or greater, and at most one -1")
+    return layer(
+        lambda params, x: reshape_forward(params, x, shape),
+        reshape_backward,
+        lambda key, in_shape: (_reshaped(in_shape, shape), {}),
+    )
+
+
+def _reshaped(in_shape, shape):
+    """The whole new shape, batch axis first; worked out by hand, as an empty batch leaves a -1 open."""
+    if not in_shape:
+        raise ValueError("reshape: x is a scalar, expected an array with the batch as its first axis")
+    size, known = math.prod(in_shape[1:]), math.prod(n for n in shape if n != -1)
+    if -1 in shape and known and size % known == 0:
+        shape = tuple(size // known if n == -1 else n for n in shape)
+    if math.prod(shape) != size or -1 in shape:
+        raise ValueError(
+            f"reshape: an example of shape {tuple(in_shape[1:])} has {size} entries, which do not fit {shape}"
+        )
+    return (in_shape[0], *shape)
+
+
+def transpose_forward(params: dict, x, axes: Sequence[int]):
+    """All axes but the batch in another order.
+
+    y = x with its axes in the order (0, *axes),  dx = dy with them put back
+
+    axes: 1 … n-1 in any order, for x of rank n; anything else is a ValueError. Cached: nothing.
+    """
+    return x.transpose(_order(x.ndim, axes)), None
+
+
+def transpose_backward(params: dict, cache, dy, axes: Sequence[int]):
+    """dx = dy with its axes put back: axis axes[i] of dx is axis i + 1 of dy."""
+    order = _order(dy.ndim, axes)
+    return {}, dy.transpose([order.index(i) for i in range(dy.ndim)])
+
+
+def transpose(axes: Sequence[int]) -> Layer:
+    """Every example with its axes in another order: transpose((2, 1)) makes (B, T, D) to (B, D, T).
+
+    axes counts the batch as axis 0, which stays where it is; see `transpose_forward`.
+    """
+    axes = tuple(axes)
+    return layer(
+        lambda params, x: transpose_forward(params, x, axes),
+        lambda params, cache, dy: transpose_backward(params, cache, dy, axes),
+        lambda key, in_shape: (tuple(in_shape[i] for i in _order(len(in_shape), axes)), {}),
+    )
+
+
+def _order(rank, axes):
+    if sorted(axes) != list(range(1, rank)):
+        raise ValueError(
+            f"transpose: axes {tuple(axes)} for an array of rank {rank}, expected {list(range(1, rank))} in any order: "
+            f"all axes but the batch"
+        )
+    return (0, *axes)

@@ -1,0 +1,264 @@
+"""verify_grad, verify_vjp, verify_layer: is a hand-written gradient right, where not, and what is probably wrong?
+
+    subject.py     the user's functions and arguments in one form
+    structure.py   tree, leaves, dtypes
+    evaluate.py    forward, manual gradient and autodiff in float64 and in the user's precision
+    witnesses.py   autodiff, finite differences
+    judge.py       the vote on every entry, at one point
+    points.py      moved parameters, other batches
+    checks.py      purity, vmap and scan, the promises of a pair, precision
+    cause.py       the probable cause, once something is wrong: diagnose/ and breaks.py
+    table.py       the verdict leaf by leaf, for the report
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxnn.layer import Ctx, Layer
+from jaxnn.verify import points
+from jaxnn.verify.cause import diagnosis
+from jaxnn.verify.checks import COMPILED, about_autodiff, is_finite, pair_findings, precision, purity, transformed
+from jaxnn.verify.evaluate import Evaluator, Gradients
+from jaxnn.verify.judge import Point, judge
+from jaxnn.verify.report import OBSERVED, Finding, Report
+from jaxnn.verify.structure import dtype_findings, match
+from jaxnn.verify.subject import CannotVerify, Subject, describe, from_layer, from_loss, from_vjp
+from jaxnn.verify.table import coverage, leaf_table
+
+
+def verify_grad(
+    loss: Callable, manual_grad: Callable, params: Any, *args: Any, argnums: int | tuple[int, ...] = 0
+) -> Report:
+    """Verify a hand-written gradient of a scalar loss.
+
+        loss(params, *args) -> L,   manual_grad(params, *args) -> ∂L/∂params  (of the arguments argnums, as in jax.grad)
+
+    The gradient is compared in float64 with jax.grad and with finite differences of the loss, at the given point, at
+    moved parameters and for other batches, and once in the arguments' own precision. Either function may be NumPy code.
+    CannotVerify (a ValueError) if the call makes no sense: a loss that is no scalar, no floats, functions that raise.
+
+    >>> import jax.numpy as jnp
+    >>> def loss(w, x, y):
+    ...     return jnp.mean((x @ w - y) ** 2)
+    >>> def grad(w, x, y):
+    ...     return x.T @ (x @ w - y)  # 2/n is missing
+    >>> x, y = jnp.array([[1.0, 2.0], [0.5, -1.0], [2.0, 0.0], [0.3, 1.0]]), jnp.array([1.0, 0.0, 2.0, 1.5])
+    >>> report = verify_grad(loss, grad, jnp.array([0.3, -0.2]), x, y)
+    >>> report.ok
+    False
+    >>> print(report.findings[0].text)
+    params...2...
+    """
+    return _verify(from_loss(loss, manual_grad, (params, *args), argnums))
+
+
+def verify_vjp(*functions_and_args: Any) -> Report:
+    """Verify the backward of a function of any outputs, with random cotangents.
+
+        verify_vjp(f, f_fwd, f_bwd, *args)       a custom_vjp triple: f_fwd(*args) -> (y, residuals),
+                                                 f_bwd(residuals, dy) -> a tuple of gradients, one for each argument
+        verify_vjp(f, *args)                     f made by jax.custom_vjp: its own rule is verified
+        verify_vjp(forward, backward, params, x) a bare pair: forward(params, x) -> (y, cache),
+                                                 backward(params, cache, dy) -> (dparams, dx)
+
+    Besides what verify_grad does: f_fwd's y must be f's, the backward must be linear in dy. None for an argument says
+    that no gradient is claimed for it.
+
+    >>> import jax.numpy as jnp
+    >>> report = verify_vjp(
+    ...     jnp.sin, lambda x: (jnp.sin(x), x), lambda x, dy: (dy * jnp.cos(x),), jnp.array([0.3, 2.0])
+    ... )
+    >>> report.ok
+    True
+    """
+    functions: list[Callable] = []
+    for item in functions_and_args[:3]:
+        if not callable(item):
+            break
+        functions.append(item)
+    args = functions_and_args[len(functions) :]
+    if len(functions) == 3:
+        f, f_fwd, f_bwd = functions
+        return _verify(from_vjp(f, f_fwd, f_bwd, args, pair=False))
+    if len(functions) == 1 and isinstance(functions[0], jax.custom_vjp):
+        f = functions[0]
+        if f.fwd is None or f.bwd is None:
+            raise CannotVerify("this custom_vjp function has no rule yet: call f.defvjp(f_fwd, f_bwd)")
+        return _verify(from_vjp(f, f.fwd, f.bwd, args, pair=False))
+    if len(functions) == 2:
+        forward, backward = functions
+        return _verify(from_vjp(lambda *a: forward(*a)[0], forward, backward, args, pair=True))
+    raise CannotVerify(
+        "verify_vjp takes (f, f_fwd, f_bwd, *args), a function made by jax.custom_vjp and its arguments, or a pair "
+        f"(forward, backward, params, x); {len(functions)} function(s) came, then {describe(args[0] if args else None)}"
+    )
+
+
+def verify_layer(layer: Layer, x: Any, ctx: Ctx | None = None, key: jax.Array | None = None) -> Report:
+    """Verify a Layer: the gradients of its parameters and of its input, and the promises of jaxnn/layer.py.
+
+    Its parameters are drawn by layer.init(key, x.shape); the moved points take them away from special values (biases
+    of 0). x may be integers (which have no gradient) or a tuple of arrays. ctx is what forward reads besides.
+
+    >>> import jaxnn
+    >>> report = verify_layer(jaxnn.layers.dense(3), np.ones((4, 5), np.float32))
+    >>> report.ok
+    True
+    """
+    ctx = Ctx() if ctx is None else ctx
+    key = jax.random.key(0) if key is None else key
+    shapes: Any = tuple(map(jnp.shape, x)) if isinstance(x, tuple) else jnp.shape(x)
+    try:
+        out_shape, params, state = layer.init(key, shapes)
+        y, new_state, _ = jax.eval_shape(layer.forward, params, state, x, ctx)
+    except Exception as error:
+        raise CannotVerify(
+            f"the layer cannot be run on x of shape {shapes}: {type(error).__name__}: {error}"
+        ) from error
+    findings = []
+    promised, came = _shapes(out_shape), [leaf.shape for leaf in jax.tree.leaves(y)]
+    if promised != came:
+        text = f"init promises an output of shape {promised}, forward returns {came}"
+        findings.append(Finding("out_shape", text, (), OBSERVED))
+    if jax.tree.structure(new_state) != jax.tree.structure(state):
+        text = f"forward returns a state of the tree {jax.tree.structure(new_state)}, init one of "
+        findings.append(Finding("state", text + f"{jax.tree.structure(state)}", (), OBSERVED))
+    return _verify(from_layer(layer, params, state, x, ctx), tuple(findings))
+
+
+def _shapes(shape) -> list[tuple[int, ...]]:
+    """One shape or a tuple of them, as a list."""
+    many = any(isinstance(part, tuple | list) for part in shape)
+    return [tuple(part) for part in shape] if many else [tuple(shape)]
+
+
+# ---------------------------------------------------------------- the course of a verification
+
+
+def _verify(subject: Subject, findings: tuple[Finding, ...] = ()) -> Report:
+    try:
+        started = time.perf_counter()
+        report = _verified(subject, findings, careful=False)
+        if report is None:  # something is wrong, or only came out so when it was compiled
+            report = _verified(subject, findings, careful=True)
+            assert report is not None
+            if report.ok and not report.findings and COMPILED not in report.notes:
+                report = dataclasses.replace(report, notes=(*report.notes, COMPILED))
+        return dataclasses.replace(report, seconds=time.perf_counter() - started)
+    except jax.errors.UnexpectedTracerError as error:
+        raise CannotVerify(
+            "one of the functions uses a value that another call has left behind (a global, an attribute, a cache "
+            "filled as a side effect). Pure functions return everything and take everything as arguments: compute it "
+            "again inside, or return it from the forward"
+        ) from error
+
+
+def _verified(subject: Subject, findings: tuple[Finding, ...], careful: bool) -> Report | None:
+    """The report; None if numbers are wrong and the gradient was not run step by step."""
+    evaluator = Evaluator(subject, careful)
+    own, raw, structure = _own_precision(evaluator)
+    found = [*findings, *structure.findings, *purity(evaluator)]
+    if any(finding.kind == "impure_forward" for finding in found):
+        return Report(subject.name, {}, tuple(found), (), 0.0)
+    claimed = tuple(not undeclared for undeclared in structure.undeclared)
+    notes = [f"{path}: the backward returns None, no gradient is claimed" for path in _unclaimed(subject, claimed)]
+
+    moved = list(points.moved(evaluator, claimed))
+    elsewhere = [_largest_entry(evaluator.float64(*variant[1:])) for variant in moved]
+    typical = min((size for size in elsewhere if np.isfinite(size)), default=0.0)
+    given = judge(evaluator, evaluator.inputs, evaluator.given, evaluator.dy, claimed, True, typical)
+    typical = _largest_entry(given.gradients)
+    where, failing = "", given if _is_wrong(given, claimed) else None
+    if (failing is not None or any(judged is not None and judged.overruled for judged in given.leaves)) and not careful:
+        return None
+    others: list[tuple[points.Variant, Point]] = []
+    for variant in moved:
+        if failing is not None and (others or not is_finite(given)):
+            break
+        point = judge(evaluator, *variant[1:], claimed, typical=typical)
+        if _usable(point):
+            others.append((variant, point))
+            if failing is None and _is_wrong(point, claimed):
+                where, failing = variant.words, point
+    told = len(found)
+    if failing is None:
+        found += pair_findings(evaluator, given, claimed)
+        found += transformed(evaluator, [given, *(point for _, point in others)], claimed, notes)
+        for variant in (*points.batches(evaluator), *points.longer(evaluator)):
+            point = _at_batch(evaluator, variant, claimed, typical, notes)
+            if point is None or not _usable(point):
+                continue
+            others.append((variant, point))
+            if _is_wrong(point, claimed):
+                where, failing = variant.words, point
+                break
+    elif failing is given and others and _more_telling(others[0][1], given, claimed):
+        failing = others[0][1]
+    if failing is None:
+        found += precision(evaluator, given, others, own, claimed)
+    if (failing is not None or len(found) > told) and not careful:
+        return None
+    if failing is not None:
+        found += diagnosis(evaluator, failing, where, claimed, notes)
+    found += dtype_findings(subject, raw, evaluator.traceable)
+    found += about_autodiff(evaluator, given, claimed)
+    notes += coverage(evaluator, given, others)
+    leaves = leaf_table(subject, evaluator, given, raw, claimed)
+    order = sorted(found, key=lambda finding: not finding.wrong)
+    value = float(given.gradients.y[0]) if subject.scalar else None
+    return Report(subject.name, leaves, tuple(order), tuple(notes), 0.0, value)
+
+
+def _own_precision(evaluator: Evaluator):
+    own, raw = evaluator.own(evaluator.dy)
+    gradient: list[Any] = []
+    subject = evaluator.subject
+
+    def whole(inputs, given, dy):
+        gradient.append(match(subject, subject.backward(inputs, given, dy)))
+        return ()
+
+    if evaluator.traceable:
+        own_dy = tuple(leaf.astype(y.dtype) for leaf, y in zip(evaluator.dy, evaluator.y, strict=True))
+        jax.eval_shape(whole, subject.inputs, subject.given, own_dy)
+        return own, raw, gradient[0]
+    return own, raw, evaluator.plain_structure()
+
+
+def _largest_entry(gradients: Gradients) -> float:
+    """Of autodiff's gradient; of the manual one where the forward is NumPy code; NaN if it is not finite."""
+    leaves = gradients.autodiff or tuple(m for m in gradients.manual if m is not None)
+    return max((float(np.abs(leaf).max(initial=0)) for leaf in leaves), default=0.0)
+
+
+def _unclaimed(subject: Subject, claimed) -> list[str]:
+    return [path for path, claim in zip(subject.input_paths, claimed, strict=True) if not claim]
+
+
+def _is_wrong(point: Point, claimed) -> bool:
+    return any(w and c for w, c in zip(point.wrong, claimed, strict=True))
+
+
+def _usable(point: Point) -> bool:
+    """A moved point that left the function's domain says nothing."""
+    return all(np.isfinite(a).all() for a in (*point.gradients.y, *(point.gradients.autodiff or ())))
+
+
+def _more_telling(moved: Point, given: Point, claimed) -> bool:
+    """More leaves are wrong at the moved point: the given one hides some (zero biases, saturation)."""
+    return sum(np.logical_and(moved.wrong, claimed)) > sum(np.logical_and(given.wrong, claimed))
+
+
+def _at_batch(evaluator, variant: points.Variant, claimed, typical: float, notes: list[str]) -> Point | None:
+    try:
+        return judge(evaluator, *variant[1:], claimed, typical=typical)
+    except Exception as error:  # the manual gradient may be made for one batch size
+        first = str(error).strip().splitlines() or [""]
+        notes.append(f"not checked {variant.words}: the gradient raises {type(error).__name__}: {first[0][:160]}")
+        return None
