@@ -135,11 +135,11 @@ def trigram_bits(train: bytes, held_out: bytes, k: float = 30.0) -> float:
     default k is about the best one for the sources of the standard library.
     """
     fitted, measured = (np.frombuffer(text, np.uint8).astype(np.int64) for text in (train, held_out))
-    p = np.full(len(measured) - 2, 1 / 256)
+    p: np.ndarray = np.full(len(measured) - 2, 1 / 256)
     for n in (1, 2, 3):
-        counts = np.bincount(_grams(fitted, n), minlength=256**n)
-        of_context = counts.reshape(-1, 256).sum(1)
-        grams = _grams(measured, n)[-len(p) :]
+        counts: np.ndarray = np.bincount(_grams(fitted, n), minlength=256**n)
+        of_context: np.ndarray = counts.reshape(-1, 256).sum(1)
+        grams: np.ndarray = _grams(measured, n)[-len(p) :]
         p = (counts[grams] + k * p) / (of_context[grams // 256] + k)
     return float(-np.log2(p).mean())
 

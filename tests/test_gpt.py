@@ -151,9 +151,9 @@ def test_sampling_follows_the_probabilities():
         np.testing.assert_allclose(shares(temperature=temperature, top_k=top_k), p, atol=4 * 0.5 / 20_000**0.5)
     assert shares(temperature=0.0)[1] == shares(temperature=1e-30)[1] == 1
     with pytest.raises(ValueError, match="temperature = -1"):
-        models.sample(KEY, logits, temperature=-1)
+        models.sample(KEY, jnp.asarray(logits), temperature=-1)
     with pytest.raises(ValueError, match="top_k = 0"):
-        models.sample(KEY, logits, top_k=0)
+        models.sample(KEY, jnp.asarray(logits), top_k=0)
 
 
 def test_writing_goes_on_from_the_last_window():

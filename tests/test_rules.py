@@ -16,6 +16,11 @@ from jaxnn.verify.rule import numbers, random_params, representable, shapes_of
 RULES = {rule.name: rule for rule in rules()}
 LAYERS = layer_examples()
 EVERY_RULE = pytest.mark.parametrize("name", RULES)
+# Running a layer step by step takes seconds: the plain test command does a third of them, `-m slow` the others.
+STEP_BY_STEP = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n in LAYERS and i % 3 else []) for i, n in enumerate(RULES)],
+)
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
 
 
@@ -52,7 +57,7 @@ def test_right_against_autodiff_differences_and_in_low_precision(name):
     assert certificate.ok, certificate.failures
 
 
-@EVERY_RULE
+@STEP_BY_STEP
 def test_jit_equals_eager_and_traces_once(name):
     _, compiled, eager, traces = gradient_of(name)
     assert traces == 1
@@ -60,7 +65,7 @@ def test_jit_equals_eager_and_traces_once(name):
     assert largest_error(eager, compiled) < 1e-12
 
 
-@EVERY_RULE
+@STEP_BY_STEP
 def test_a_broken_gradient_is_noticed(name):
     """Zero, negate, double, flip any leaf, and the comparison must say so: it can fail."""
     _, (_, gradient), _, _ = gradient_of(name)

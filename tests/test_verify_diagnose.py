@@ -535,12 +535,12 @@ def test_a_moved_parameter_is_not_where_a_constant_comes_from():
 def test_almost_is_not_exact(error):
     def manual(inputs, given, dy):
         w, b = REGRESSION.truth(inputs, given, dy)
-        bump = np.sin(1e3 * np.arange(w.size).reshape(w.shape)) * np.exp(inputs[0] - given[1][:4])
+        bump = np.sign(np.sin(1e3 * np.arange(w.size).reshape(w.shape))) + 0.3 * np.sin(inputs[0])
         return (6 if error > 1e-6 else 1) * w + error * np.abs(w).max() * bump / np.abs(bump).max(), b
 
     found = first(REGRESSION, manual)
     assert found.leaves == ("w",)
-    assert found.kind in ("unknown", "noise"), found.text
+    assert found.kind in ("unknown", "noise", "entries"), found.text
 
 
 def test_a_scalar_argument_is_missing_from_the_side_that_does_not_change_with_it():

@@ -178,14 +178,15 @@ class _Search:
         self.gradients = self.run(breaks)
         self.missing = {i: m - self.gradients[self.graph.inputs[i]] for i, m in self.manual.items()}
 
-    def verify(self, *breaks: Break) -> Fit | None:
+    def verify(self, first: Break, *others: Break) -> Fit | None:
         """What breaks explain when they are really made."""
+        breaks = (first, *others)
         gradients = self.run(breaks)
         leaves = self.explained(gradients)
-        if leaves or len(breaks) > 1 or not breaks[0].scales:
+        if leaves or others or not first.scales:
             return Fit(breaks, leaves) if leaves else None
         factor = self.factor(gradients)
-        if factor is None or self.explained(self.run((times(breaks[0], factor),))) != self.left:
+        if factor is None or self.explained(self.run((times(first, factor),))) != self.left:
             return None
         return Fit(breaks, self.left, factor)
 
@@ -317,7 +318,7 @@ class _Search:
         fit = fit or self.simplest(self.scaled(trials[j]) for j in np.flatnonzero(stays))
         if fit or d.together:
             return fit
-        counts = sum(close[:, d.leaf == i].all(1) for i in self.left) * stays
+        counts = np.sum([close[:, d.leaf == i].all(1) for i in self.left], axis=0) * stays
         some = sorted(np.flatnonzero(counts), key=lambda j: (-counts[j], trials[j][0].rank))
         best = None
         for j in some[:MOST_RUNS]:

@@ -126,8 +126,9 @@ def inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
     called = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
     if isinstance(called, core.Jaxpr):
         called = core.ClosedJaxpr(called, ())
-    calls = called is not None and len(called.jaxpr.invars) == len(eqn.invars)
-    return called if calls and len(called.jaxpr.outvars) == len(eqn.outvars) else None
+    if called is None or len(called.jaxpr.invars) != len(eqn.invars):
+        return None
+    return called if len(called.jaxpr.outvars) == len(eqn.outvars) else None
 
 
 def evaluate_equation(eqn: core.JaxprEqn, args: Sequence, strip: bool = False) -> list:

@@ -7,9 +7,10 @@ is compared with the user's. One that agrees in every leaf proves what the user'
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.verify.evidence import Evidence
@@ -26,7 +27,7 @@ class Change(NamedTuple):
 
     text: str
     source: str
-    values: dict[int, np.ndarray]
+    values: dict[Any, np.ndarray]  # by number, new ones by a pair
     nodes: dict[int, list[Node]]  # by the index of the node that they replace
 
 
@@ -62,6 +63,8 @@ def other_function(evidence: Evidence, seconds: float) -> list[Finding]:
 def _agrees(evidence: Evidence, gradients) -> bool:
     tree = max((float(np.abs(m).max(initial=0)) for m in evidence.manual if m is not None), default=0.0)
     for manual, gradient in zip(evidence.manual, gradients, strict=True):
+        if manual is None:
+            return False
         scale = float(np.abs(manual).max(initial=0)) + 1e-6 * tree
         if not (np.abs(gradient - manual) <= 1e-6 * scale).all():
             return False
@@ -71,7 +74,7 @@ def _agrees(evidence: Evidence, gradients) -> bool:
 def _other_labels(evidence: Evidence) -> Iterator[tuple[str, tuple]]:
     """Integers that are off by one, or in another order; masks that are turned round."""
     for i, (path, x) in enumerate(zip(evidence.given_paths, evidence.given, strict=True)):
-        if not isinstance(x, np.ndarray | jax.Array) or jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended):
+        if not isinstance(x, np.ndarray | jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
             continue
         x = np.asarray(x)
         others = []
