@@ -139,7 +139,7 @@ def trigram_bits(train: bytes, held_out: bytes, k: float = 30.0) -> float:
     for n in (1, 2, 3):
         counts: np.ndarray = np.bincount(_grams(fitted, n), minlength=256**n)
         of_context: np.ndarray = counts.reshape(-1, 256).sum(1)
-        grams: np.ndarray = _grams(measured, n)[-len(p) :]
+        grams = np.asarray(_grams(measured, n))[-len(p) :]
         p = (counts[grams] + k * p) / (of_context[grams // 256] + k)
     return float(-np.log2(p).mean())
 

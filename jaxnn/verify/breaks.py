@@ -312,7 +312,7 @@ class _Search:
             return None
         d = self.directions
         sketches = np.stack([s for _, s in trials])
-        close = np.abs(sketches - d.target) <= d.slack
+        close = np.asarray(np.abs(sketches - d.target) <= d.slack)
         stays = close[:, ~d.open].all(1) & np.isfinite(sketches).all(1)
         fit = self.simplest(trials[j][0] for j in np.flatnonzero(stays & close.all(1)))
         fit = fit or self.simplest(self.scaled(trials[j]) for j in np.flatnonzero(stays))

@@ -7,7 +7,18 @@ import numpy as np
 
 from jaxnn.verify.diagnose.arrays import FUNCTIONS, OWN, broadcast, named_arrays
 from jaxnn.verify.diagnose.lab import Lab, numeric
-from jaxnn.verify.diagnose.leaf import Explanation, View, axes_in_words, factor, largest, near, number, predicts, predicts_here, times
+from jaxnn.verify.diagnose.leaf import (
+    Explanation,
+    View,
+    axes_in_words,
+    factor,
+    largest,
+    near,
+    number,
+    predicts,
+    predicts_here,
+    times,
+)
 from jaxnn.verify.diagnose.numbers import added_constants, numbers
 from jaxnn.verify.diagnose.origin import named, scaled
 from jaxnn.verify.evidence import Evidence

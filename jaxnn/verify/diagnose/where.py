@@ -87,8 +87,8 @@ def _inside(view, rule, lab) -> tuple[str, str, bool]:
             if x is not None and factor(m, x[view.wrong].astype(float)):
                 return f"it is {path} itself there", "", True
     first = tuple(int(k) for k in np.argwhere(view.wrong)[0])
-    values = f"at {list(first)} manual {number(view.manual[first])}, truth {number(view.truth[first])}"
-    return values, "", False
+    off = f"at {list(first)} it is off by {number(view.difference[first])}, the truth is {number(view.truth[first])}"
+    return off, "", False
 
 
 # ---------------------------------------------------------------- rules
