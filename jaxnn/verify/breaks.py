@@ -22,6 +22,7 @@ from jaxnn.verify.evidence import Evidence
 from jaxnn.verify.report import EXACT, Finding
 from jaxnn.verify.reverse.change import Break, Change, times
 from jaxnn.verify.reverse.flat import Graph, TooLarge, backpropagate, contribution, flatten, output_gradient, replay
+from jaxnn.verify.reverse.losses import other_gradients
 from jaxnn.verify.reverse.mistakes import Mistakes
 from jaxnn.verify.reverse.names import factor_words
 from jaxnn.verify.reverse.rules import Node
@@ -150,6 +151,7 @@ class _Search:
             lambda: tried(self.parallel(other)),
             lambda: self.series(other),
             lambda: tried(self.paths()),
+            lambda: tried(self.instead()),
             lambda: self.pairs(trials),
         )
         try:
@@ -252,6 +254,26 @@ class _Search:
         """A value's whole gradient broken."""
         for b in of_values(self.graph, self.evidence.dy):
             yield b, self.sketch(b.changes)
+
+    def instead(self) -> Iterator[Trial]:
+        """Something else, up to a factor, where the gradient of a value belongs."""
+        d = self.directions
+        for v in sorted(self.graph.active, reverse=True):
+            g, uses = self.gradients.get(v), self.graph.uses.get(v)
+            if g is None or g.size < 2 or not uses or v not in d.tangents:
+                continue
+            theirs = (d.target + self.along(v, g))[d.open] / d.slack[d.open]
+            node, name = self.graph.producer.get(v) or uses[0][0], Words(self.graph, *uses[0]).value(v)
+            for words, other in other_gradients(self.graph, v):
+                ours = self.along(v, other)[d.open] / d.slack[d.open]
+                if not ours @ ours:
+                    continue
+                c = float(ours @ theirs / (ours @ ours))
+                change = Change(v, lambda g, v=v, x=c * other: x - g.get(v, 0.0), (v,))
+                text = f"the gradient of {name} is taken as {c:.4g} times {words}, u = {name}"
+                if not words:
+                    text = f"what comes from downstream as the gradient of {name} is ignored: it is {c:.4g} everywhere"
+                yield Break(SLIP + 1, "loss", (change,), lambda text=text: text, node), self.sketch((change,))
 
     def parallel(self, several: list[Break]) -> Iterator[Trial]:
         """Those breaks at several places none of which acts on another."""

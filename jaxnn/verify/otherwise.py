@@ -1,13 +1,15 @@
-"""The third stage of the diagnosis: the gradient may be right, but of another function.
+"""The third stage of the diagnosis: the gradient may be right, but of another function, or with values of another one.
 
-The forward is changed at one place (a constant, a function, the place of an epsilon, the labels), and its gradient
-is compared with the user's. One that agrees in every leaf proves what the user's backward takes for the forward.
+The forward is changed at one place (a constant, a function, the place of an epsilon, the labels, a mask). Then either
+the changed function's gradient is compared with the user's, or the right rules are run on the changed values, as in a
+backward pass that computes an activation, a mask or a variance again and differently. One that agrees in every leaf
+proves what the user's backward takes for the forward.
 """
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +18,29 @@ import numpy as np
 from jaxnn.verify.evidence import Evidence
 from jaxnn.verify.report import EXACT, Finding
 from jaxnn.verify.reverse.flat import Graph, TooLarge, backpropagate, flatten
-from jaxnn.verify.reverse.rules import Node, forward, is_float
+from jaxnn.verify.reverse.names import statistic
+from jaxnn.verify.reverse.rules import DERIVATIVE, Node, forward, is_float
+from jaxnn.verify.reverse.words import Words
 
 UNARY = ("tanh", "logistic", "sin", "cos", "exp", "log", "abs", "square", "sqrt")
 MOST_NODES = 400
+_IDENTITIES = {"copy", "carry", "stop_gradient", "convert_element_type", "transpose", "reshape"}
+# How a change of the forward is read.
+FUNCTION = "it is the right gradient of another function: "
+VALUES = "the rules of the backward pass are right, but it computes values again and differently: "
+LINE = "the rules of the backward pass are right, but what this line computes is computed again and differently: "
 
 
-class Change(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Change:
     """Another forward: values and nodes in place of the user's, in words, and where."""
 
     text: str
-    source: str
-    values: dict[Any, np.ndarray]  # by number, new ones by a pair
-    nodes: dict[int, list[Node]]  # by the index of the node that they replace
+    node: Node | None  # where it is
+    values: dict[Any, np.ndarray] = dataclasses.field(default_factory=dict)  # by number, new ones by a pair
+    nodes: dict[int, list[Node]] = dataclasses.field(default_factory=dict)  # by the index of the node they replace
+    after: dict[int, Callable] = dataclasses.field(default_factory=dict)  # what is done to a value, by its number
+    passes: int = -1  # the index of a select whose backward lets everything through
 
 
 def other_function(evidence: Evidence, seconds: float) -> list[Finding]:
@@ -38,10 +50,9 @@ def other_function(evidence: Evidence, seconds: float) -> list[Finding]:
     if evidence.jaxpr is None or not all(comparable):
         return []
     wrong = tuple(path for path, is_wrong in zip(evidence.input_paths, evidence.wrong, strict=True) if is_wrong)
-    for text, given in _other_labels(evidence):
-        found = evidence.again(evidence.inputs, given, evidence.dy)
-        if found is not None and _agrees(evidence, found[1]):
-            return [Finding("another_function", text, wrong, EXACT)]
+    text = _other_given(evidence)
+    if text:
+        return [Finding("another_function", text, wrong, EXACT)]
     with jax.enable_x64(True), np.errstate(all="ignore"):
         try:
             paths = (*evidence.input_paths, *evidence.given_paths)
@@ -50,45 +61,90 @@ def other_function(evidence: Evidence, seconds: float) -> list[Finding]:
             return []
         if len(graph.nodes) > MOST_NODES:
             return []
-        for change in (*_constants(graph), *_functions(graph), *_epsilons(graph)):
-            if time.process_time() > deadline:
-                return []
-            gradients = _gradients(graph, change, evidence.dy)
-            if gradients is not None and _agrees(evidence, gradients):
-                text = f"it is the right gradient of another function: {change.text}"
-                return [Finding("another_function", text, wrong, EXACT, change.source or None)]
+        functions = [*_constants(graph), *_functions(graph), *_epsilons(graph), *_masks(graph), *_scaled(graph)]
+        values = [*functions, *_recomputed(graph)]
+        for reading, changes in ((FUNCTION, functions), (VALUES, values), (LINE, values)):
+            for change in changes:
+                if time.process_time() > deadline:
+                    return []
+                gradients = _gradients(graph, change, evidence.dy, reading)
+                if gradients is not None and _agrees(evidence.manual, gradients):
+                    source = change.node.place.source if change.node else ""
+                    return [Finding("another_function", reading + change.text, wrong, EXACT, source or None)]
     return []
 
 
-def _agrees(evidence: Evidence, gradients) -> bool:
-    tree = max((float(np.abs(m).max(initial=0)) for m in evidence.manual if m is not None), default=0.0)
-    for manual, gradient in zip(evidence.manual, gradients, strict=True):
-        if manual is None:
-            return False
-        scale = float(np.abs(manual).max(initial=0)) + 1e-6 * tree
-        if not (np.abs(gradient - manual) <= 1e-6 * scale).all():
+def _agrees(manual, gradients) -> bool:
+    tree = max((float(np.abs(m).max(initial=0)) for m in manual), default=0.0)
+    if not np.isfinite(tree):
+        return False
+    for mine, gradient in zip(manual, gradients, strict=True):
+        scale = float(np.abs(mine).max(initial=0)) + 1e-6 * tree
+        if not (np.abs(gradient - mine) <= 1e-6 * scale).all():
             return False
     return True
 
 
-def _other_labels(evidence: Evidence) -> Iterator[tuple[str, tuple]]:
-    """Integers that are off by one, or in another order; masks that are turned round."""
+# ---------------------------------------------------------------- arguments that are not differentiated
+
+
+def _other_given(evidence: Evidence) -> str:
+    """Labels off by one or in another order, masks turned round, another random key: what fits, in words."""
     for i, (path, x) in enumerate(zip(evidence.given_paths, evidence.given, strict=True)):
-        if not isinstance(x, np.ndarray | jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
-            continue
-        x = np.asarray(x)
-        others = []
-        if np.issubdtype(x.dtype, np.integer) and x.ndim and x.size:
-            n = int(x.max()) + 1
-            others = [("off by one, too large by 1", (x + 1) % n), ("off by one, too small by 1", (x - 1) % n)]
-            others += [("in reverse order", x[::-1]), ("shifted by one place", np.roll(x, 1, 0)), ("all 0", 0 * x)]
-        elif x.dtype == bool:
-            others = [("turned round: True for False", ~x), ("all True: the mask is ignored", x | True)]
-            others += [("transposed", x.T)] if x.ndim == 2 and x.shape[0] == x.shape[1] else []
-        for words, other in others:
-            if not np.array_equal(other, x):
-                text = f"it is the right gradient for another {path}: {words}"
-                yield text, (*evidence.given[:i], other.astype(x.dtype), *evidence.given[i + 1 :])
+
+        def at(other, i=i):
+            given = (*evidence.given[:i], other, *evidence.given[i + 1 :])
+            return evidence.again(evidence.inputs, given, evidence.dy)
+
+        if isinstance(x, np.ndarray | jax.Array):
+            for words, other in _others(x):
+                found = at(other)
+                if found is not None and _agrees(evidence.manual, found[1]):
+                    return f"it is the right gradient for another {path}: {words}"
+            if np.size(x) and x.ndim and jnp.issubdtype(x.dtype, jnp.integer):
+                # One more than the last class is no class: the labels are moved to where it is one.
+                x = np.asarray(x)
+                for step, words in ((1, "large"), (-1, "small")):
+                    inside = np.clip(x, x.min() - min(step, 0), x.max() - max(step, 0)).astype(x.dtype)
+                    here, there = at(inside), at((inside + step).astype(x.dtype))
+                    if here is not None and there is not None and x.min() < x.max() and _agrees(here[0], there[1]):
+                        return f"it is the right gradient for another {path}: off by one, too {words} by 1"
+    return ""
+
+
+def _others(x) -> Iterator[tuple[str, Any]]:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) and x.shape == ():
+        first, second = jax.random.split(x)
+        drawn = "the mask or the noise is drawn again, from another random key than the forward's"
+        yield f"{drawn}: the first of split(key)", first
+        yield f"{drawn}: the second of split(key)", second
+        for i in range(3):
+            yield f"{drawn}: fold_in(key, {i})", jax.random.fold_in(x, i)
+        return
+    if jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        return
+    x = np.asarray(x)
+    others = []
+    if np.issubdtype(x.dtype, np.integer) and x.ndim and x.size:
+        n = int(x.max()) + 1
+        others = [("off by one, too large by 1", (x + 1) % n), ("off by one, too small by 1", (x - 1) % n)]
+        others += [("in reverse order", x[::-1]), ("shifted by one place", np.roll(x, 1, 0)), ("all 0", 0 * x)]
+    elif x.dtype == bool:
+        others = list(_other_masks(x))
+    for words, other in others:
+        if not np.array_equal(other, x):
+            yield words, other.astype(x.dtype)
+
+
+def _other_masks(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield "turned round: True for False", ~x
+    yield "all True: the mask is missing (ignored)", x | True
+    yield "all False", x & False
+    if x.ndim >= 2 and x.shape[-1] == x.shape[-2]:
+        yield "transposed", x.swapaxes(-1, -2)
+
+
+# ---------------------------------------------------------------- the forward
 
 
 def _constants(graph: Graph) -> Iterator[Change]:
@@ -111,12 +167,19 @@ def _constants(graph: Graph) -> Iterator[Change]:
             for words, other in others.items():
                 if other != c and np.isfinite(other):
                     text = f"the constant {c:.6g} in {_line(node)} is {words}"
-                    yield Change(text, node.place.source, {v: np.full(np.shape(x), other)}, {})
+                    yield Change(text, node, {v: np.full(np.shape(x), other)})
 
 
 def _functions(graph: Graph) -> Iterator[Change]:
-    """tanh for the sigmoid, |x| for x²."""
+    """tanh for the sigmoid, |x| for x^2, or a function left out."""
+    shown = {"logistic": "sigmoid", "abs": "|x| (L1)", "square": "x^2 (L2)"}
     for i, node in enumerate(graph.nodes):
+        inner = [v for v in node.ins if v in graph.active]
+        shape = np.shape(graph.values[node.outs[0]])
+        one = len(inner) == len(node.outs) == 1 and np.shape(graph.values[inner[0]]) == shape
+        if one and node.name not in _IDENTITIES:
+            text = f"{Words(graph, node, 0).operation()} in {_line(node)} is left out"
+            yield Change(text, node, nodes={i: [_node("copy", inner, node.outs, node)]})
         squares = node.name == "integer_pow" and node.params.get("y") == 2
         if len(node.ins) != 1 or not (node.name in UNARY or squares):
             continue
@@ -125,15 +188,13 @@ def _functions(graph: Graph) -> Iterator[Change]:
             if other == name:
                 continue
             for factor in (1.0, 2.0, 0.5) if {name, other} == {"abs", "square"} else (1.0,):
-                new = _node(other, node.ins, node.outs, node)
-                values, nodes = {}, [new]
+                values, nodes = {}, [_node(other, node.ins, node.outs, node)]
                 if factor != 1:
                     a, c = (-1, i), (-2, i)
                     values = {c: np.asarray(factor)}
                     nodes = [_node(other, node.ins, (a,), node), _node("mul", (a, c), node.outs, node)]
-                shown = {"logistic": "sigmoid", "abs": "|x| (L1)", "square": "x² (L2)"}
                 text = f"{shown.get(other, other)} stands in place of {shown.get(name, name)} in {_line(node)}"
-                yield Change(text, node.place.source, values, {i: nodes})
+                yield Change(text, node, values, {i: nodes})
 
 
 def _epsilons(graph: Graph) -> Iterator[Change]:
@@ -157,7 +218,80 @@ def _epsilons(graph: Graph) -> Iterator[Change]:
             nodes.append(_node("integer_pow", (total,), node.outs, node, y=-1))
         c = float(np.ravel(graph.values[constant[0]])[0])
         text = f"the epsilon {c:.6g} is added to the standard deviation, outside the square root, in {_line(node)}"
-        yield Change(text, node.place.source, {}, {i: nodes})
+        yield Change(text, node, {}, {i: nodes})
+
+
+def _masks(graph: Graph) -> Iterator[Change]:
+    """A mask left out, turned round, transposed, or another one of the forward's in its place."""
+    seen = set()
+    bools = [v for v, x in enumerate(graph.values) if np.size(x) > 1 and np.asarray(x).dtype == bool]
+    for i, node in enumerate(graph.nodes):
+        for v in node.ins:
+            x = graph.values[v]
+            if v in graph.active or v in seen or np.size(x) < 2 or not (x.dtype == bool or _is_mask(x)):
+                continue
+            seen.add(v)
+            others = list(_other_masks(x.astype(bool)))
+            for u in bools:
+                mask = graph.values[u]
+                if mask.ndim == x.ndim and all(n in (1, m) for n, m in zip(mask.shape, x.shape, strict=True)):
+                    name = f" ({graph.constants[u]})" if u in graph.constants else ""
+                    others.append((f"another one{name} than in the forward", np.broadcast_to(mask, x.shape)))
+            for words, other in others:
+                if not np.array_equal(other, x):
+                    name = f" {graph.constants[v]}" if v in graph.constants else ""
+                    text = f"the mask (condition){name} in {_line(node)} is {words}"
+                    change = Change(text, node, {v: other.astype(x.dtype)})
+                    yield change
+                    if node.name == "select_n":
+                        yield dataclasses.replace(change, passes=i)
+
+
+def _is_mask(x) -> bool:
+    return is_float(x) and bool(np.isin(x, (0.0, 1.0)).all()) and bool((x != x.flat[0]).any())
+
+
+def _scaled(graph: Graph) -> Iterator[Change]:
+    """An argument multiplied by a number that the forward does not multiply it by."""
+    for v in graph.given:
+        x = graph.values[v]
+        if is_float(x) and np.size(x) > 1:
+            for factor, words in ((2.0, "twice itself"), (0.5, "half of itself"), (-1.0, "negated"), (0.0, "0")):
+                text = f"{graph.paths[v]} as an operand is {words} (a factor of {factor:g})"
+                yield Change(text, None, {v: x * factor})
+
+
+def _recomputed(graph: Graph) -> Iterator[Change]:
+    """Values that a backward pass computes again: a variance of n - 1, an epsilon elsewhere, a constant left out."""
+    for node in graph.nodes:
+        y = node.outs[0]
+        if node.name == "reduce_sum":
+            n = np.size(graph.values[node.ins[0]]) // max(1, np.size(graph.values[y]))
+            name = statistic(graph, y)[0] or "sum"
+            for factor, words in (
+                (n / max(n - 1, 1), f"divided by {n - 1} instead of {n} (n - 1: the unbiased estimate)"),
+                (max(n - 1, 1) / n, f"divided by {n} instead of {n - 1}"),
+                (float(n), f"not divided by {n}: the sum stands for the mean"),
+                (1 / n, f"divided by {n} once too often"),
+            ):
+                if n > 1:
+                    text = f"the {name} in {_line(node)} is {words}"
+                    yield Change(text, node, after={y: lambda x, f=factor: x * f})
+        constant = [v for v in node.ins if v not in graph.active]
+        inner = [v for v in node.ins if v in graph.active]
+        if len(constant) != 1 or len(inner) != 1 or np.size(graph.values[constant[0]]) != 1:
+            continue
+        c = float(np.ravel(graph.values[constant[0]])[0])
+        users = graph.uses.get(y, ())
+        if node.name == "add" and c > 0 and any(user.name in ("sqrt", "rsqrt") for user, _ in users):
+            text = f"the epsilon {c:.6g} is added to the standard deviation, outside the square root, in {_line(node)}"
+            yield Change(text, node, after={y: lambda x, c=c: (np.sqrt(np.maximum(x - c, 0)) + c) ** 2})
+        for user, _ in users:
+            if len(user.ins) == 1 and user.name in DERIVATIVE and user.name not in ("neg", "convert_element_type"):
+                j = graph.nodes.index(user)
+                new = dataclasses.replace(user, ins=(inner[0],), compiled={})
+                text = f"{user.name} is taken without the constant {c:.6g} of its argument in {_line(user)}"
+                yield Change(text, user, nodes={j: [new]})
 
 
 def _node(name: str, ins, outs, like: Node, **params) -> Node:
@@ -166,12 +300,24 @@ def _node(name: str, ins, outs, like: Node, **params) -> Node:
     return Node(name, params, tuple(ins), tuple(outs), like.place)
 
 
+def _open(graph: Graph, select: Node, values: list) -> Node:
+    """A select of the case that depends on the inputs, everywhere."""
+    which = next(k for k, v in enumerate(select.ins[1:]) if v in graph.active)
+    values.append(np.full(np.shape(values[select.ins[0]]), which, np.asarray(values[select.ins[0]]).dtype))
+    return dataclasses.replace(select, ins=(len(values) - 1, *select.ins[1:]))
+
+
 def _line(node: Node) -> str:
     return f"`{node.place.text}`" if node.place.text else "the forward"
 
 
-def _gradients(graph: Graph, change: Change, dy) -> list[np.ndarray] | None:
-    """The right gradient of the changed function; None where it does not exist."""
+def _gradients(graph: Graph, change: Change, dy, reading: str) -> list[np.ndarray] | None:
+    """The changed function's right gradient, or that by the forward's own rules at its values; None if there is none.
+
+    With LINE only what stands in the change's own line has other values.
+    """
+    if (change.passes >= 0 and reading == FUNCTION) or (change.node is None and reading == LINE):
+        return None
     values, numbers = list(graph.values), {}
 
     def number(v):  # new values get the next free number
@@ -182,19 +328,25 @@ def _gradients(graph: Graph, change: Change, dy) -> list[np.ndarray] | None:
             values.append(np.zeros(()))
         return numbers[v]
 
-    nodes = []
+    changed = []
     for i, node in enumerate(graph.nodes):
         for new in change.nodes.get(i, [node]):
             ins, outs = tuple(map(number, new.ins)), tuple(map(number, new.outs))
-            nodes.append(dataclasses.replace(new, ins=ins, outs=outs, compiled={}))
+            changed.append(dataclasses.replace(new, ins=ins, outs=outs, compiled={}))
     for v, x in change.values.items():
         values[number(v)] = x
     try:
-        for node in nodes:
+        for node in changed:
+            if reading == LINE and change.node is not None and node.place.stack != change.node.place.stack:
+                continue
             xs = [values[v] for v in node.ins]
             for v, y in zip(node.outs, forward(node.name, node.params, xs, node.eqn), strict=True):
-                values[v] = y
-        other = Graph(values, nodes, graph.inputs, graph.given, graph.outputs, graph.paths, graph.constants)
+                values[v] = change.after[v](y) if v in change.after else y
+        if reading != FUNCTION:
+            changed = [dataclasses.replace(node, compiled={}) for node in graph.nodes]
+            if change.passes >= 0:
+                changed[change.passes] = _open(graph, changed[change.passes], values)
+        other = Graph(values, changed, graph.inputs, graph.given, graph.outputs, graph.paths, graph.constants)
         gradients = backpropagate(other, dy)
     except (ValueError, TypeError, KeyError, IndexError):  # the changed function does not exist for these shapes
         return None

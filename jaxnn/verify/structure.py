@@ -77,7 +77,10 @@ def dtype_findings(subject: Subject, leaves: tuple, traceable: bool) -> list[Fin
     path, dtype, expected = wrong[0]
     more = f" (and {len(wrong) - 1} more leaves)" if len(wrong) > 1 else ""
     text = f"{path}: the gradient is {dtype}, the parameter {expected}{more}: a gradient has its parameter's dtype. "
-    text += f"Return it with .astype({expected})"
+    if jnp.issubdtype(dtype, jnp.integer):
+        text += f"Integers have cut its numbers off: compute it in {expected}"
+    else:
+        text += f"Return it with .astype({expected})"
     return [Finding("dtype", text, tuple(p for p, _, _ in wrong), OBSERVED)]
 
 

@@ -204,15 +204,22 @@ def _verified(subject: Subject, findings: tuple[Finding, ...], careful: bool) ->
         found += precision(evaluator, given, others, own, claimed)
     if (failing is not None or len(found) > told) and not careful:
         return None
+    dtypes = dtype_findings(subject, raw, evaluator.traceable)
+    cut_off = {path for path, leaf in zip(subject.input_paths, raw, strict=True) if _is_integer(leaf)}
     if failing is not None:
-        found += diagnosis(evaluator, failing, where, claimed, notes)
-    found += dtype_findings(subject, raw, evaluator.traceable)
+        causes = diagnosis(evaluator, failing, where, claimed, notes)
+        found += [finding for finding in causes if not cut_off.issuperset(finding.leaves)] if cut_off else causes
+    found += dtypes
     found += about_autodiff(evaluator, given, claimed)
     notes += coverage(evaluator, given, others)
     leaves = leaf_table(subject, evaluator, given, raw, claimed)
     order = sorted(found, key=lambda finding: not finding.wrong)
     value = float(given.gradients.y[0]) if subject.scalar else None
     return Report(subject.name, leaves, tuple(order), tuple(notes), 0.0, value)
+
+
+def _is_integer(leaf) -> bool:
+    return leaf is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.integer)
 
 
 def _own_precision(evaluator: Evaluator):

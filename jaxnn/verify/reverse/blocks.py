@@ -192,6 +192,7 @@ def _log_softmax_site(graph, node, s, axes):
         way("diagonal", SIMPLE, lambda dy: (1 - p) * dy, "only the diagonal 1 - p of its Jacobian is used"),
         way("plus", SLIP, lambda dy: dy + p * rows(dy), "the sign of the row term is wrong"),
         way("softmax", SLIP, lambda dy: p * (dy - rows(p * dy)), "the derivative of softmax stands in its place"),
+        way("one", SIMPLE, lambda dy: dy - p, "sum(dy) is taken for 1 (dy - p): multiply the softmax p by sum(dy)"),
     ]
     for name, (other, text) in _in_place_of_softmax(graph, node, s, p, axes).items():
         ways.append(way(name, SLIP, lambda dy, other=other: dy - other * rows(dy), text))
@@ -256,6 +257,9 @@ def _logsumexp_site(graph, node, power, axes):
         Way(name, SLIP, "softmax", lambda dy, other=other: spread(dy) * other, says(text))
         for name, (other, text) in instead.items()
     ]
+    for sign in (1.0, -1.0):
+        text = f"its incoming gradient, a sum over the row, is taken for {sign:g}: multiply the softmax p by it"
+        ways.append(Way(f"one {sign}", SIMPLE, "softmax", lambda dy, sign=sign: sign * p, says(text)))
     text = "the softmax p (the path through logsumexp) is missing"
     ways.append(Way("none", MISSING, "softmax", lambda dy: np.zeros(p.shape), says(text)))
     return Site(node, -3, s, lambda dy: p * spread(dy), ways)

@@ -49,12 +49,27 @@ def of_conv(graph, node, k, xs, y):
             )
             wrong = lambda dy, axis=axis, step=step: shifted(right(dy), axis, step)  # noqa: E731
             yield Way(f"shifted {axis} {step}", SLIP, "flip", wrong, say("conv", said))
+    yield from _padded_otherwise(p, own, right)
     for field, words in (("window_strides", "stride"), ("rhs_dilation", "dilation of the kernel")):
         yield from _without(node, xs, y, right, field, words)
 
 
+def _padded_otherwise(p, own, right):
+    """The padding of the forward on other sides."""
+    sides = {
+        "all at the end": tuple((0, low + high) for low, high in p["padding"]),
+        "all at the start": tuple((low + high, 0) for low, high in p["padding"]),
+        "with its two sides exchanged": tuple((high, low) for low, high in p["padding"]),
+    }
+    for words, padding in sides.items():
+        if padding != tuple(p["padding"]):
+            said = f"the padding {tuple(p['padding'])} of the convolution is put {words} in the backward pass"
+            wrong = lambda dy, padding=padding: right(dy, p=p | {"padding": padding})  # noqa: E731
+            yield Way(f"padding {words}", SIMPLE, "flip", wrong, say("conv", said))
+
+
 def _without(node, xs, y, right, field, words):
-    """The stride or the dilation forgotten: the first entries of dy are taken for neighbours."""
+    """The stride or the dilation forgotten: the first entries of dy are taken for neighbours, or dy is repeated."""
     p = node.params
     lost = p | {field: (1,) * len(p[field])}
     full = forward(node.name, lost, xs, None)[0].shape
@@ -66,6 +81,17 @@ def _without(node, xs, y, right, field, words):
         wide[tuple(map(slice, dy.shape))] = dy
         return right(wide, p=lost)
 
+    def repeat(dy):
+        for axis, step in zip(p["dimension_numbers"].out_spec[2:], p["window_strides"], strict=True):
+            dy = dy.repeat(step, axis)
+        kept = dy[tuple(map(slice, full))]
+        wide = np.zeros(full)
+        wide[tuple(map(slice, kept.shape))] = kept
+        return right(wide, p=lost)
+
+    if field == "window_strides":
+        said = f"dy is repeated for the stride {tuple(p[field])} of the convolution: put zeros between its entries"
+        yield Way("repeated", SIMPLE, "flip", repeat, say("conv", said))
     said = f"the {words} {tuple(p[field])} of the convolution is lost in the backward pass: step through x by it"
     yield Way(f"{field} lost", SIMPLE, "flip", apply, say("conv", said))
 

@@ -2,10 +2,15 @@
 
 from collections.abc import Iterator
 
-from jaxnn.verify.reverse.change import Break, Edge, without
-from jaxnn.verify.reverse.flat import Graph
+import numpy as np
+
+from jaxnn.verify.reverse.change import Break, Change, Edge, given, without
+from jaxnn.verify.reverse.flat import Graph, pull_back
 from jaxnn.verify.reverse.site import MISSING, SIMPLE
 from jaxnn.verify.reverse.words import Words
+
+MOST_TURNS = 32
+MOST_STEPS = 4  # of truncated backpropagation through time
 
 
 def in_loops(graph: Graph) -> Iterator[Break]:
@@ -18,6 +23,11 @@ def in_loops(graph: Graph) -> Iterator[Break]:
                 back.setdefault(graph.turn[graph.producer[v]].operation, []).append((node, k))
             if v in graph.inputs and graph.turn[node].in_time:
                 shared.setdefault((v, graph.turn[node].operation), []).append((node, k))
+    arrays = [edges for edges in back.values() if np.ndim(graph.values[_operand(edges[0])])]  # no sums of losses
+    yield from _truncated(graph, [edge for edges in arrays for edge in edges])
+    if len(arrays) > 1:
+        for edges in arrays:
+            yield from _truncated(graph, edges)
     for edges in back.values():
         node, k = edges[-1]
         yield from _cut(graph, edges, f"the hidden state (the carry) {Words(graph, node, k).value(node.ins[k])}")
@@ -49,6 +59,52 @@ def _cut(graph, edges, of):
     if before:
         short = f"the gradient flows back through {of} by one step only: backpropagation through time is truncated"
         yield Break(SIMPLE, "time", without(graph, before), lambda: short, node)
+
+
+def _truncated(graph, edges):
+    """Backpropagation through a few steps only: what has come back over that many is not passed on."""
+    states: dict[int, list[int]] = {}  # the states after each turn
+    for v in dict.fromkeys(map(_operand, edges)):
+        states.setdefault(graph.turn[graph.producer[v]].t, []).append(v)
+    turns = sorted(states)
+    if not 2 <= len(turns) <= MOST_TURNS:
+        return
+    node = edges[-1][0]
+    for steps in range(1, min(len(turns) - 1, MOST_STEPS) + 1):
+        arrived: dict[int, list] = {}  # at a state: the gradients that came back over 1, 2, ... steps
+
+        def part(g, t, v, steps=steps, arrived=arrived):
+            zero = np.zeros(np.shape(graph.values[v]))
+            ages, change = [zero] * steps, zero
+            fresh = sum((given(graph, edge, g) for edge in edges if _operand(edge) == v), zero)
+            for u in states.get(t + 1, ()):
+                for age, d in enumerate(arrived.get(u, ()), 1):
+                    older = pull_back(graph, graph.producer[u], v, d)
+                    fresh = fresh - older
+                    if age < steps:
+                        ages[age] = ages[age] + older
+                    else:
+                        change = change - older
+            ages[0] = fresh
+            arrived[v] = ages
+            return change
+
+        changes = tuple(
+            Change(v, lambda g, t=t, v=v, part=part: part(g, t, v), tuple(states.get(t + 1, ())))
+            for t in turns
+            for v in states[t]
+        )
+        word = "one step" if steps == 1 else f"{steps} steps"
+        text = (
+            f"the gradient flows back in time by {word} only, through the hidden state of "
+            f"{Words(graph, node, 0).line()}: backpropagation through time is truncated; pass on all that comes from "
+            f"step t + 1"
+        )
+        yield Break(SIMPLE, "time", changes, lambda text=text: text, node)
+
+
+def _operand(edge):
+    return edge[0].ins[edge[1]]
 
 
 def _accumulated(graph, edges):

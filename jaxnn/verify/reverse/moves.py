@@ -34,9 +34,28 @@ def of_copy(graph, node, k, xs, y):
     for axis, step in itertools.product(range(len(shape)), (1, -1)):
         wrong = lambda dy, axis=axis, step=step: shifted(add(dy), axis, step)  # noqa: E731
         yield Way(f"shifted {axis} {step}", SLIP, "scatter", wrong, say("shifted_ids", axis))
+    if node.name == "gather" and node.params["fill_value"] is None:
+        yield from _of_other_indices(graph, node, xs)
     if y.shape == shape:
         yield Way("not moved", SLIP, "order", lambda dy: dy, say("not_moved"))
         yield Way("again", SIMPLE, "order", lambda dy: windows.copy_from(dy, at, 0.0), say("applied_again"))
+
+
+def _of_other_indices(graph, node, xs):
+    """Another array of integers among the arguments in place of one column of the indices."""
+    x, indices = xs
+    for v in graph.given:
+        ids = graph.values[v]
+        if ids.dtype.kind != "i" or ids.size * indices.shape[-1] != indices.size:
+            continue
+        for column in range(indices.shape[-1]):
+            other = indices.copy()
+            other[..., column] = ids.reshape(indices.shape[:-1])
+            if not np.array_equal(other, indices):
+                at = positions("gather", node.params, (x, other))
+                wrong = lambda dy, at=at: windows.add_back(at, dy, x.shape)  # noqa: E731
+                says = say("other_rows", column, graph.paths[v])
+                yield Way(f"rows {v} {column}", SIMPLE, "scatter", wrong, says)
 
 
 def of_scatter(graph, node, k, xs, y):

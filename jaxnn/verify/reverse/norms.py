@@ -19,29 +19,50 @@ def normalizations(graph: Graph) -> Iterator[Site]:
     """The sites from a normalization's output to its input."""
     for node in reversed(graph.nodes):
         if node.name in ("div", "mul"):
-            for i, j in ((0, 1), (1, 0)) if node.name == "mul" else ((0, 1),):
-                yield from _site(graph, node, node.ins[i], node.ins[j])
+            yield from _site(graph, node)
 
 
-def _site(graph: Graph, node: Node, centred: int, scale: int) -> Iterator[Site]:
-    name, total = statistic(graph, scale)
-    if total is None or name not in ("standard deviation", "mean of squares", "sum of squares (the norm)"):
-        return
-    axes = total.params["axes"]
-    x = centred
-    if name == "standard deviation":
-        minus = graph.producer.get(centred)
-        if minus is None or minus.name != "sub" or statistic(graph, minus.ins[1])[0] != "mean":
-            return
-        x = minus.ins[0]
-    xhat, shape = graph.values[node.outs[0]], graph.values[x].shape
-    if xhat.shape != shape or any(axis >= len(shape) for axis in axes):
-        return
-    factor = graph.values[scale] if node.name == "mul" else 1 / graph.values[scale]
-    law = _Law(xhat, factor, axes, name == "standard deviation")
+def _factors(graph: Graph, v: int, power: int = 1) -> Iterator[tuple[int, int]]:
+    """The values that v is a product of, each with its power 1 or -1: gamma (x - mean) / sd in any order."""
+    node = graph.producer.get(v)
+    if node is not None and node.name in ("mul", "div") and statistic(graph, v)[1] is None:
+        yield from _factors(graph, node.ins[0], power)
+        yield from _factors(graph, node.ins[1], -power if node.name == "div" else power)
+    else:
+        yield (v, power)
+
+
+def _site(graph: Graph, node: Node) -> Iterator[Site]:
+    factors = list(_factors(graph, node.outs[0]))
+    shape = graph.values[node.outs[0]].shape
+    for scale, power in factors:
+        name, total = statistic(graph, scale)
+        if total is None or name not in ("standard deviation", "mean of squares", "sum of squares (the norm)"):
+            continue
+        for centred, one in factors:
+            x = centred
+            if name == "standard deviation":
+                minus = graph.producer.get(centred)
+                if minus is None or minus.name != "sub" or statistic(graph, minus.ins[1])[0] != "mean":
+                    continue
+                x = minus.ins[0]
+            if one != 1 or centred == scale or graph.values[x].shape != shape or len(total.params["axes"]) > len(shape):
+                continue
+            rest = [(v, n) for v, n in factors if v not in (centred, scale)]
+            if any(graph.reaches(x, v) for v, _ in rest):
+                continue
+            gamma = math.prod((graph.values[v] ** float(n) for v, n in rest), start=np.ones(shape))
+            yield from _checked(graph, node, (centred, x), graph.values[scale] ** float(power), gamma, total, name)
+
+
+def _checked(graph, node, where, factor, gamma, total, name):
+    """The site, if dx really is what the law says."""
+    centred, x = where
+    axes, shape = total.params["axes"], graph.values[x].shape
+    law = _Law(graph.values[centred] * factor, factor, gamma, axes, name == "standard deviation")
     rng = np.random.default_rng(0)
     first, second = (rng.normal(size=shape) for _ in range(2))
-    law.weigh(first, pull_back(graph, node, x, first))
+    law.weigh(first * gamma, pull_back(graph, node, x, first))
     truth = pull_back(graph, node, x, second)
     if np.abs(law.right(second) - truth).max() <= 1e-7 * np.abs(truth).max():
         ways = law.ways(Words(graph, node, 0), graph.values[centred], graph.values[x])
@@ -49,10 +70,10 @@ def _site(graph: Graph, node: Node, centred: int, scale: int) -> Iterator[Site]:
 
 
 class _Law:
-    """dx as a function of dxhat."""
+    """dx as a function of dy, for y = gamma xhat."""
 
-    def __init__(self, xhat, factor, axes, centres):
-        self.xhat, self.factor, self.axes, self.centres = xhat, factor, tuple(axes), centres
+    def __init__(self, xhat, factor, gamma, axes, centres):
+        self.xhat, self.factor, self.gamma, self.axes, self.centres = xhat, factor, gamma, tuple(axes), centres
         self.n = math.prod(xhat.shape[axis] for axis in axes)
         self.weight: np.ndarray | float = 0.0  # of the last term: 1/n, but for the epsilon
         self.count = 1  # n, n - 1, or 1 for a norm, the nearest to 1 / weight
@@ -68,7 +89,7 @@ class _Law:
 
     def right(self, d: np.ndarray) -> np.ndarray:
         """dx."""
-        return self.dx(d)
+        return self.dx(d * self.gamma)
 
     def dx(self, d, mean=1.0, square=1.0, scale=1.0, axes=None, before=None, inside=None):
         """dx with multiples of its terms, with other axes, or with something else in place of xhat."""
@@ -79,6 +100,10 @@ class _Law:
         mean_term = mean * d.mean(axes, keepdims=True) if self.centres else 0.0
         square_term = square * self.weight * before * (d * inside).sum(axes, keepdims=True) / more
         return scale * self.factor * (d - mean_term - square_term)
+
+    def shift(self, d):
+        """What is subtracted from dxhat."""
+        return d - self.dx(d) / self.factor
 
     def ways(self, words: Words, centred: np.ndarray, x: np.ndarray) -> Iterator[Way]:
         """The ways to get dx wrong; `centred` is x - mean."""
@@ -91,7 +116,7 @@ class _Law:
 
         def way(name, rank, text, **wrong):
             says = lambda w: f"normalization {line}: {text}{w.where}; right is dx = {law}"  # noqa: E731
-            return Way(name, rank, "normalization", lambda d: self.dx(d, **wrong), says)
+            return Way(name, rank, "normalization", lambda d: self.dx(d * self.gamma, **wrong), says)
 
         if self.centres:
             text = "the mean and the variance are treated as constants: the paths through both statistics are missing"
@@ -117,11 +142,15 @@ class _Law:
         yield way("no xhat", SIMPLE, "the factor xhat in front of the last term is missing", before=1.0)
         yield way("no xhat inside", SIMPLE, "dxhat is summed up without its factor xhat in the last term", inside=1.0)
         for name, other in {"x - mean": centred, "x": x}.items() if self.centres else (("x", x),):
-            text = f"{name} stands in place of xhat"
+            text = f"{name} stands in place of xhat (a division by {sd} is missing)"
             yield way(f"{name} before", SLIP, f"{text} in front of the last term", before=other)
             yield way(f"{name} inside", SLIP, f"{text} inside the sum of the last term", inside=other)
             yield way(f"{name} both", SLIP, f"{text} in the last term", before=other, inside=other)
         f = self.factor
+        if np.any(self.gamma != 1):
+            text = "the means are taken of dy, without its factor gamma (dxhat = gamma dy)"
+            both = lambda d: self.dx(d * self.gamma) + self.factor * (self.shift(d * self.gamma) - self.shift(d))  # noqa: E731
+            yield Way("no gamma inside", SIMPLE, "normalization", both, way("", 0.0, text).says)
         yield way("no scale", SIMPLE, f"the division by {sd} is missing", scale=1 / f)
         yield way("scale twice", SIMPLE, f"the gradient is divided by {sd} twice (by its square)", scale=f)
         yield way("multiplied", SIMPLE, f"the gradient is multiplied by {sd} instead of divided", scale=1 / f**2)

@@ -1,6 +1,7 @@
 """How the rules of sums, broadcasts and matrix products are got wrong."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxnn.verify.reverse.site import MISSING, OTHER, SIMPLE, SLIP, Way, along, 
 from jaxnn.verify.reverse.windows import contract
 
 ENDS = ((0, "first"), (-1, "last"))
+MOST_TURNED = 8
 
 
 def of_broadcast(graph, node, k, xs, y):
@@ -126,3 +128,22 @@ def of_dot(graph, node, k, xs, y):
                 yield with_other(f"only {which} of {axis}", SLIP, "reduction", part, "product_of_one", which, axis, j)
     for role, u in others(graph, node, node.ins[j]):
         yield with_other(f"operand is {role}", OTHER, "operand", graph.values[u], "other_operand", j, u)
+    yield from _in_another_layout(graph, node, with_other, j)
+
+
+def _in_another_layout(graph, node, with_other, j):
+    """The other operand's axes in another order before a reshape, and other values that fit when transposed."""
+    v = node.ins[j]
+    shape, producer = graph.values[v].shape, graph.producer.get(v)
+    if producer is not None and producer.name == "reshape":
+        z = graph.values[producer.ins[0]]
+        long = [axis for axis, n in enumerate(z.shape) if n > 1]
+        for a, b in itertools.combinations(long, 2):
+            value = z.swapaxes(a, b).reshape(shape)
+            yield with_other(f"axes {a}{b}", SLIP, "order", value, "operand_order", j, a, b)
+    if len(shape) >= 2 and shape[-1] != shape[-2]:
+        turned = (*shape[:-2], shape[-1], shape[-2])
+        fitting = [u for u in graph.by_shape.get(turned, ()) if u not in (graph.producer[v].ins if producer else ())]
+        for u in sorted(fitting, key=lambda u: abs(u - node.outs[0]))[:MOST_TURNED]:
+            value = graph.values[u].swapaxes(-1, -2)
+            yield with_other(f"operand is turned {graph.role(u, node)}", OTHER, "operand", value, "other_operand", j, u)

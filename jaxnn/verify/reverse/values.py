@@ -31,6 +31,7 @@ def of_values(graph: Graph, dy: Sequence) -> Iterator[Break]:
         yield from _uses(graph, v)
     for v in sorted(graph.active & {*graph.inputs, *graph.producer}, reverse=True):
         yield from _wholes(graph, v)
+        yield from _passed(graph, v)
         yield from _factors(graph, v)
 
 
@@ -88,6 +89,26 @@ def _wholes(graph, v):
     for key, f in wrong.items():
         change = Change(v, lambda g, f=f: f(g[v]) - g[v] if v in g else np.zeros(shape), (v,))
         yield Break(SLIP, "reduction" if key != "ones" else "factor", (change,), lambda key=key: texts[key], node)
+
+
+def _passed(graph, v):
+    """The gradient of a value of v's shape further downstream in its place: what stands between them is left out."""
+    x = graph.values[v]
+    if x.size < 2 or v not in graph.uses:
+        return
+    later = [u for u in graph.by_shape.get(x.shape, ()) if u != v and u in graph.active and graph.reaches(v, u)]
+    for u in later[:MOST_FACTORS]:
+        producer = graph.producer[u]
+        if producer.name in _SAME or producer.name in _MOVES:
+            continue
+        words = Words(graph, producer, 0)
+
+        def says(words=words, u=u):
+            between = f"the derivative of what stands between them, in {words.line()}, is missing"
+            return f"the gradient of {words.value(v)} is that of {words.value(u)}, passed on as it is: {between}"
+
+        change = Change(v, lambda g, u=u: (g[u] if u in g else 0 * x) - g.get(v, 0 * x), (u, v))
+        yield Break(SLIP + 1, "path", (change,), says, producer)
 
 
 def _factors(graph, v):

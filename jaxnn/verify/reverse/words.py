@@ -283,6 +283,13 @@ class Words(Names):
             f"{self.operation()} in {self.line()}{self.where}: for y = x @ w it is dx = dy @ w.T and dw = x.T @ dy"
         )
 
+    def operand_order(self, j: int, a: int, b: int) -> str:
+        v, to = self.node.ins[j], self.node.ins[1 - j]
+        return (
+            f"{self.value(v)} stands with its axes {a} and {b} exchanged (not transposed back) before it is reshaped, "
+            f"in the gradient of {self.value(to)} through {self.here}{self.where}"
+        )
+
     def gradient_transposed(self) -> str:
         to = self.value(self.node.ins[self.k])
         return f"the incoming gradient is transposed in the gradient of {to} through {self.here}{self.where}"
@@ -311,6 +318,10 @@ class Words(Names):
         return f"{said} ({self.line()}){self.where}"
 
     # ------------------------------------------------------------ moving entries about
+
+    def other_rows(self, column: int, given: str) -> str:
+        which = f"{given} stands where the rows (indices) of the forward belong"
+        return f"the gradient of the lookup {self.line()} goes to other rows: {which}{self.where}; use the same ids"
 
     def overwritten(self, which: str) -> str:
         return (
