@@ -27,7 +27,7 @@ from jaxnn.verify.reverse.mistakes import Mistakes
 from jaxnn.verify.reverse.names import factor_words
 from jaxnn.verify.reverse.rules import Node
 from jaxnn.verify.reverse.site import OTHER, SIMPLE, SLIP, Site, Way
-from jaxnn.verify.reverse.values import of_values
+from jaxnn.verify.reverse.values import of_values, passed
 from jaxnn.verify.reverse.words import Words
 
 STEP = 1e-5  # of the central differences along u, relative to the inputs
@@ -151,8 +151,8 @@ class _Search:
             lambda: tried(self.parallel(other)),
             lambda: self.series(other),
             lambda: tried(self.paths()),
-            lambda: tried(self.instead()),
             lambda: self.pairs(trials),
+            lambda: tried(self.instead()),
         )
         try:
             for stage in stages:
@@ -256,12 +256,14 @@ class _Search:
             yield b, self.sketch(b.changes)
 
     def instead(self) -> Iterator[Trial]:
-        """Something else, up to a factor, where the gradient of a value belongs."""
+        """Where the gradient of a value belongs, that of another one, or something else up to a factor."""
         d = self.directions
         for v in sorted(self.graph.active, reverse=True):
             g, uses = self.gradients.get(v), self.graph.uses.get(v)
             if g is None or g.size < 2 or not uses or v not in d.tangents:
                 continue
+            for b in passed(self.graph, v):
+                yield b, self.sketch(b.changes)
             theirs = (d.target + self.along(v, g))[d.open] / d.slack[d.open]
             node, name = self.graph.producer.get(v) or uses[0][0], Words(self.graph, *uses[0]).value(v)
             for words, other in other_gradients(self.graph, v):

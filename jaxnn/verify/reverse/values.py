@@ -31,7 +31,6 @@ def of_values(graph: Graph, dy: Sequence) -> Iterator[Break]:
         yield from _uses(graph, v)
     for v in sorted(graph.active & {*graph.inputs, *graph.producer}, reverse=True):
         yield from _wholes(graph, v)
-        yield from _passed(graph, v)
         yield from _factors(graph, v)
 
 
@@ -91,7 +90,7 @@ def _wholes(graph, v):
         yield Break(SLIP, "reduction" if key != "ones" else "factor", (change,), lambda key=key: texts[key], node)
 
 
-def _passed(graph, v):
+def passed(graph: Graph, v: int) -> Iterator[Break]:
     """The gradient of a value of v's shape further downstream in its place: what stands between them is left out."""
     x = graph.values[v]
     if x.size < 2 or v not in graph.uses:
