@@ -21,7 +21,8 @@ import numpy as np
 from jaxnn.verify.evidence import Evidence
 from jaxnn.verify.report import EXACT, Finding
 from jaxnn.verify.reverse.change import Break, Change, times
-from jaxnn.verify.reverse.flat import Graph, TooLarge, backpropagate, contribution, flatten, output_gradient, replay
+from jaxnn.verify.reverse.directions import Directions
+from jaxnn.verify.reverse.flat import Graph, TooLarge, backpropagate, contribution, flatten, output_gradient
 from jaxnn.verify.reverse.losses import other_gradients
 from jaxnn.verify.reverse.mistakes import Mistakes
 from jaxnn.verify.reverse.names import factor_words
@@ -30,8 +31,6 @@ from jaxnn.verify.reverse.site import OTHER, SIMPLE, SLIP, Site, Way
 from jaxnn.verify.reverse.values import of_values, passed
 from jaxnn.verify.reverse.words import Words
 
-STEP = 1e-5  # of the central differences along u, relative to the inputs
-MOST_NUMBERS = 20_000_000  # kept for the directions
 MOST_RUNS = 40  # of trials that fit along the directions
 MOST_NODES_FOR_SERIES = 150
 MOST_MISTAKES = 3
@@ -111,7 +110,7 @@ class _Search:
         A mistake near the loss explains the leaves behind it exactly; with it made, the next one is found upstream.
         """
         self.mistakes = Mistakes(self.graph)
-        self.directions = _Directions(self)
+        self.directions = Directions(self.graph, self.truth, self.manual, self.check_time)
         found: list[Fit] = []
         while self.left and len(found) < MOST_MISTAKES:
             try:
@@ -128,7 +127,7 @@ class _Search:
 
     def round(self) -> Fit | None:
         """The simplest fit for all leaves that are left, else one for as many as possible."""
-        self.directions.aim(self)
+        self.directions.aim(self.truth, self.missing, self.left)
         some: list[Fit] = []  # that explain some leaves only
 
         def explains_all(fit):
@@ -409,7 +408,7 @@ class _Search:
         try:
             for b in sorted((b for b, _ in trials if b.rank < SIMPLE), key=lambda b: b.rank):
                 self.look((b,))
-                self.directions.aim(self)
+                self.directions.aim(self.truth, self.missing, self.left)
                 upstream = [s for s in self.mistakes.sites if self.graph.reaches(s.target, b.changes[0].target)]
                 for second, sketch in self.single(upstream):
                     if second.rank <= SIMPLE + 0.5 and self.directions.fits(sketch):
@@ -419,7 +418,7 @@ class _Search:
             return None
         finally:
             self.look(())
-            self.directions.aim(self)
+            self.directions.aim(self.truth, self.missing, self.left)
 
     # ------------------------------------------------------------ what is said
 
@@ -449,66 +448,5 @@ class _Search:
         return constant or f"{words.path() if words else 'the incoming gradient'} is {named}"
 
 
-class _Directions:
-    """Random directions u of the inputs, J u of all values, and what is missing along u."""
-
-    def __init__(self, search: _Search):
-        graph, rng = search.graph, np.random.default_rng(0)
-        leaves = list(search.manual)
-        bits = {v: graph.upstream.get(v, 0) for v in graph.active}
-        size = {v: np.size(graph.values[v]) for v in graph.active}
-        numbers = {i: sum(size[v] for v, b in bits.items() if b >> graph.inputs[i] & 1) for i in leaves}
-        each = min(3, MOST_NUMBERS // max(1, sum(numbers.values())))
-        self.together = each == 0  # too much to move one leaf at a time
-        if 3 * sum(size.values()) > 2 * MOST_NUMBERS:
-            raise _OutOfTime
-        self.moves: list[dict[int, np.ndarray]] = []
-        found: dict[int, tuple[list[int], list[np.ndarray]]] = {}
-        for group in [leaves] if self.together else [[i] for i in leaves]:
-            count = 3 if self.together else each if search.truth[group[0]].size > 1 else 1
-            for _ in range(count):
-                at = {i: graph.values[graph.inputs[i]] for i in group}
-                u = {i: rng.normal(size=x.shape) * _typical(x) for i, x in at.items()}
-                search.check_time()
-                up, down = (replay(graph, {graph.inputs[i]: at[i] + h * u[i] for i in group}) for h in (STEP, -STEP))
-                for v, y in up.items():
-                    rows, tangents = found.setdefault(v, ([], []))
-                    rows.append(len(self.moves))
-                    tangents.append(((y - down[v]) / (2 * STEP)).ravel())
-                self.moves.append(u)
-        self.count = len(self.moves)
-        self.leaf = np.asarray([-1 if self.together else next(iter(u)) for u in self.moves])
-        self.tangents = {v: (np.asarray(rows), np.stack(tangents)) for v, (rows, tangents) in found.items()}
-
-    def aim(self, search: _Search):
-        """Take what is missing in a search as the target: with how much slack, and along which directions."""
-        target, slack = [], []
-        tree = max(float(np.linalg.norm(t)) for t in search.truth)
-        for u in self.moves:
-            target.append(sum(float(np.vdot(d, search.missing[i])) for i, d in u.items()))
-            left = sum(_typical(d) * float(np.linalg.norm(search.missing[i])) for i, d in u.items() if i in search.left)
-            size = sum(_typical(d) * (float(np.linalg.norm(search.truth[i])) + 1e-3 * tree) for i, d in u.items())
-            slack.append(5e-4 * left + 1e-7 * size if left else 1e-6 * size)
-        self.target, self.slack = np.asarray(target), np.asarray(slack)
-        self.open = np.asarray([leaf == -1 or leaf in search.left for leaf in self.leaf])
-
-    def project(self, v: int, delta: np.ndarray) -> np.ndarray:
-        """<delta, J u> with J = ∂v/∂inputs, for all directions u."""
-        sketch = np.zeros(self.count)
-        if v in self.tangents:
-            rows, tangents = self.tangents[v]
-            sketch[rows] = tangents @ np.ravel(delta)
-        return sketch
-
-    def fits(self, sketch: np.ndarray) -> bool:
-        """Whether a change is what is missing."""
-        return bool(np.all(np.abs(sketch - self.target) <= self.slack))
-
-
 def _largest(x) -> float:
     return float(np.max(np.abs(x), initial=0.0))
-
-
-def _typical(x) -> float:
-    """The root mean square of an array, 1 if it is 0."""
-    return float(np.sqrt(np.mean(np.square(x)))) or 1.0

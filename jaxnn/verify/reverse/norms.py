@@ -46,12 +46,13 @@ def _site(graph: Graph, node: Node) -> Iterator[Site]:
                 if minus is None or minus.name != "sub" or statistic(graph, minus.ins[1])[0] != "mean":
                     continue
                 x = minus.ins[0]
-            if one != 1 or centred == scale or graph.values[x].shape != shape or len(total.params["axes"]) > len(shape):
+            fits = graph.values[x].shape == shape and all(axis < len(shape) for axis in total.params["axes"])
+            if one != 1 or centred == scale or not fits:
                 continue
             rest = [(v, n) for v, n in factors if v not in (centred, scale)]
             if any(graph.reaches(x, v) for v, _ in rest):
                 continue
-            gamma = math.prod((graph.values[v] ** float(n) for v, n in rest), start=np.ones(shape))
+            gamma = math.prod((graph.values[v] ** float(n) for v, n in rest), start=np.ones(()))
             yield from _checked(graph, node, (centred, x), graph.values[scale] ** float(power), gamma, total, name)
 
 
@@ -101,9 +102,9 @@ class _Law:
         square_term = square * self.weight * before * (d * inside).sum(axes, keepdims=True) / more
         return scale * self.factor * (d - mean_term - square_term)
 
-    def shift(self, d):
-        """What is subtracted from dxhat."""
-        return d - self.dx(d) / self.factor
+    def without_gamma(self, d):
+        """dx with means of dy, not of gamma dy."""
+        return self.dx(d) + self.factor * (d * self.gamma - d)
 
     def ways(self, words: Words, centred: np.ndarray, x: np.ndarray) -> Iterator[Way]:
         """The ways to get dx wrong; `centred` is x - mean."""
@@ -149,9 +150,22 @@ class _Law:
         f = self.factor
         if np.any(self.gamma != 1):
             text = "the means are taken of dy, without its factor gamma (dxhat = gamma dy)"
-            both = lambda d: self.dx(d * self.gamma) + self.factor * (self.shift(d * self.gamma) - self.shift(d))  # noqa: E731
-            yield Way("no gamma inside", SIMPLE, "normalization", both, way("", 0.0, text).says)
+            yield Way("no gamma inside", SIMPLE, "normalization", self.without_gamma, way("", 0.0, text).says)
         yield way("no scale", SIMPLE, f"the division by {sd} is missing", scale=1 / f)
+        var = (centred**2).mean(self.axes, keepdims=True)
+        eps = 1 / f**2 - var
+        if self.centres and np.all(eps > 1e-12 * var):
+            n1 = var * n / max(n - 1, 1)
+            for text, sd_then in {
+                "without its epsilon": np.sqrt(var),
+                "with its epsilon outside the root": np.sqrt(var) + eps,
+                "of n - 1": np.sqrt(n1 + eps),
+            }.items():
+                more = 1 / (sd_then * f)
+                text = f"the gradient is divided by the standard deviation {text}"
+                yield way(text, SIMPLE, text, scale=more)
+                text = f"{text}, in xhat too"
+                yield way(text, SIMPLE, text, scale=more, before=self.xhat * more, inside=self.xhat * more)
         yield way("scale twice", SIMPLE, f"the gradient is divided by {sd} twice (by its square)", scale=f)
         yield way("multiplied", SIMPLE, f"the gradient is multiplied by {sd} instead of divided", scale=1 / f**2)
         long = [axis for axis, length in enumerate(self.xhat.shape) if length > 1]
