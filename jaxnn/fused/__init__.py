@@ -1,0 +1,4 @@
+"""Rules whose hand-written backward beats `jax.grad` of the plain forward, in memory or in speed."""
+
+from jaxnn.fused.flash_attention import flash_attention as flash_attention
+from jaxnn.fused.linear_cross_entropy import linear_cross_entropy as linear_cross_entropy
