@@ -47,15 +47,13 @@ def fused_benchmark(rows: Sequence[Row], rounds: int, only: str | None) -> str:
 def _line(row: Row, rounds: int) -> str:
     case = row.build()
     arguments = case.arguments() if row.timed else jax.eval_shape(case.arguments)
-    compiled = [jax.jit(f).lower(*arguments).compile() for f in (case.plain, case.ours)]
+    plain, ours = (jax.jit(f).lower(*arguments).compile() for f in (case.plain, case.ours))
     speed = difference = "compiled only"
     if row.timed:
-        plain, ours = (jax.block_until_ready(f(*arguments)) for f in compiled)
-        difference = f"{_difference(plain, ours):.0e}"
-        del plain, ours
-        low, middle, high = np.quantile(_speeds(*compiled, arguments, rounds), [0.25, 0.5, 0.75])
+        difference = f"{_difference(plain(*arguments), ours(*arguments)):.0e}"
+        low, middle, high = np.quantile(_speeds(plain, ours, arguments, rounds), [0.25, 0.5, 0.75])
         speed = f"{middle:.2f} ({low:.2f} … {high:.2f})"
-    return f"| {row.name} | {row.size} | {_temporaries(*compiled, row.unit)} | {speed} | {difference} |"
+    return f"| {row.name} | {row.size} | {_temporaries(plain, ours, row.unit)} | {speed} | {difference} |"
 
 
 def _temporaries(plain, ours, unit: tuple[str, int]) -> str:
