@@ -158,7 +158,7 @@ def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, 
                 share_i = jnp.where(own, _rows(share, head, start, t_size), 0)
                 do_i = _rows(do, head, start, t_size).astype(dtype) * share_i[:, None]
                 mean_i = _rows(mean, head, start, t_size) * share_i
-                q_i = _rows(q, head, start, t_size).astype(dtype) * scale  # as in the forward pass, for S to round alike
+                q_i = _rows(q, head, start, t_size).astype(dtype) * scale  # as forward, to round alike
                 s = _scores(q_i, k_j, _last_seen(start, t_size, g, n, causal), position)
                 p = jnp.exp(jnp.minimum(s - _rows(top, head, start, t_size)[:, None], 0))  # l P
                 ds = p * (_product(do_i, v_j, 1, 1) - mean_i[:, None])
