@@ -30,7 +30,7 @@ class Cache(NamedTuple):
     mask: jax.Array | None  # (B, N) or (1, N)
     o: jax.Array  # (B, H, T, e)
     top: jax.Array  # (B, H, T) m, the largest score of a query
-    share: jax.Array  # (B, H, T) 1 / l, 0 where no key may be seen
+    share: jax.Array  # (B, H, T) 1 / l, 1 where no key may be seen
 
 
 class CausalCache(Cache):
@@ -50,8 +50,9 @@ def flash_attention(
 
     o = softmax(q kᵀ / √d) v
 
-    The formulas, shapes and errors are those of `flash_attention_forward`; the mask gets no gradient. Forward-mode
-    (jax.jvp) and second derivatives are errors of JAX: the rule is a `jax.custom_vjp`, and the diagonal ends its loops.
+    The formulas, shapes and errors are those of `flash_attention_forward`; the mask gets no gradient.
+    Forward-mode (jax.jvp) is a TypeError of JAX: the rule is a `jax.custom_vjp`. Second derivatives of causal attention
+    need jax.hessian: reverse over reverse mode is a ValueError, for loops that end at the diagonal.
 
     >>> q = k = jnp.zeros((1, 1, 2, 4))
     >>> flash_attention(q, k, jnp.array([[[[1.0], [3.0]]]]), causal=True)
@@ -117,7 +118,7 @@ def flash_attention_forward(
             nothing = (jnp.zeros((rows, e), dtype), jnp.full(rows, jnp.finfo(dtype).min), jnp.zeros(rows, dtype))
             end = jnp.minimum((start + t_size - 1) // n_size + 1, n_count) if causal else n_count
             o, top, total = lax.fori_loop(0, end, some_keys, nothing)
-            share = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
+            share = 1 / jnp.where(total == 0, 1, total)
             found = ((o * share[:, None]).astype(v.dtype), top, share)
             return tuple(_put_rows(a, part, head, start, t_size) for a, part in zip(results, found, strict=True))
 

@@ -51,7 +51,7 @@ def linear_cross_entropy(
 
     The formulas, shapes and errors are those of `linear_cross_entropy_forward`; labels and weights get no gradient.
     Labels out of range and negative weights are a ValueError where their values are known, outside jit.
-    Forward-mode (jax.jvp) and second derivatives are a TypeError of JAX: the rule is a `jax.custom_vjp`.
+    Forward-mode (jax.jvp) is a TypeError of JAX: the rule is a `jax.custom_vjp`.
 
     >>> x, table = jnp.eye(2), jnp.array([[20.0, 0.0], [0.0, 0.0]])
     >>> linear_cross_entropy(x[:1], table, jnp.array([0]))
@@ -85,7 +85,6 @@ def linear_cross_entropy_forward(
     memory="least": z of some tokens and some rows of the table is made, for L in the forward pass and again for dx and
     dtable in the backward pass: a third more work. Cached are x, labels and three numbers a token.
     `linear_cross_entropy` without jax.grad makes L as "least" does, whatever memory is.
-
     blocks: how many tokens, and how many rows of the table, at a time.
 
     Raises ValueError for shapes or dtypes that do not fit, for N = 0, an unknown memory, and blocks of less than 1.
