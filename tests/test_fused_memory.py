@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import pytest
 
 # The temporaries of the hand-written rule, as a share of those of jax.grad of the plain forward: at most this much.
+# Attention is at 1/870 with jax 0.10, but XLA of jax 0.8 makes a copy of the size of q.
 SHARES = {
     ("linear_cross_entropy, default", "N4096 D512 V32768"): 1 / 25,
     ("linear_cross_entropy, least", "N4096 D512 V32768"): 1 / 250,
-    ("flash_attention, causal", "B2 H4 T2048 D64"): 1 / 500,
-    ("flash_attention, causal, padding mask", "B2 H4 T2048 D64"): 1 / 500,
-    ("flash_attention, causal, 1 key head", "B2 H4 T2048 D64"): 1 / 500,
+    ("flash_attention, causal", "B2 H4 T2048 D64"): 1 / 90,
+    ("flash_attention, causal, padding mask", "B2 H4 T2048 D64"): 1 / 90,
+    ("flash_attention, causal, 1 key head", "B2 H4 T2048 D64"): 1 / 90,
+    ("flash_attention, every key", "B2 H4 T2048 D64"): 1 / 90,
 }
 
 
