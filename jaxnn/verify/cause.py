@@ -67,7 +67,13 @@ def _ranked(by_algebra: list[Finding], proofs: list[Finding], wrong: set[str]) -
         found = [finding for finding in found if finding.confidence == EXACT]
     elif explained:
         found = [f for f in found if f.confidence == EXACT or not set(f.leaves) <= explained]
-    return found[:4]
+    # What tells of other leaves comes before a second word about the same.
+    told: set[str] = set()
+    first, again = [], []
+    for finding in found:
+        (again if finding.leaves and told.issuperset(finding.leaves) else first).append(finding)
+        told |= set(finding.leaves)
+    return [*first, *again][:4]
 
 
 def _evidence(evaluator: Evaluator, point: Point, claimed) -> Evidence:

@@ -12,6 +12,7 @@ from jaxnn.verify.reverse.words import Words
 
 MOST_FACTORS = 16
 MOST_USES = 12
+BOUNDS = (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)  # at which gradients are clipped
 _MOVES = {"broadcast_in_dim", "reshape", "squeeze", "transpose", "carry", "row", "slice", "expand_dims"}
 _SAME = {"neg", "convert_element_type", "copy", "stop_gradient"}
 
@@ -85,9 +86,14 @@ def _wholes(graph, v):
             texts[f"mean {axis}"] = f"the gradient of {name} is averaged over axis {axis}: keep every entry"
             wrong[f"sum {axis}"] = lambda g, axis=axis: g.sum(axis, keepdims=True) + 0 * g
             texts[f"sum {axis}"] = f"the gradient of {name} is summed over axis {axis}: keep every entry"
+    for bound in BOUNDS:
+        key = f"clipped {bound}"
+        wrong[key] = lambda g, bound=bound: np.clip(g, -bound, bound)
+        texts[key] = f"the gradient of {name} is clipped to [-{bound:g}, {bound:g}]: the derivative has no such bound"
     for key, f in wrong.items():
         change = Change(v, lambda g, f=f: f(g[v]) - g[v] if v in g else np.zeros(shape), (v,))
-        yield Break(SLIP, "reduction" if key != "ones" else "factor", (change,), lambda key=key: texts[key], node)
+        kind = "factor" if key == "ones" else "clip" if key.startswith("clipped") else "reduction"
+        yield Break(SLIP, kind, (change,), lambda key=key: texts[key], node)
 
 
 def passed(graph: Graph, v: int) -> Iterator[Break]:
