@@ -8,6 +8,8 @@ machine's own peak in matrix multiplication, measured between the turns.
 
 --verify: instead, the verifier beside jax's and chex's gradient checkers on the wrong and right gradients of
 tests/corpus: what each catches, wrongly flags, and names the cause of, in how many seconds.
+--fused: instead, each rule of jaxnn/fused and of the layers beside jax.grad of its plain forward: the temporaries that
+XLA allocates, which are exact, and the time. --only NAME: the rows with this in their name.
 """
 
 import argparse
@@ -23,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _config import Parser, exit_with_one_line
+from _fused_benchmark import fused_benchmark
+from _fused_rows import ROWS
 from _verify_benchmark import verify_benchmark
 from tqdm import tqdm
 
@@ -254,9 +258,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument("--no-peers", action="store_true", help="this library and jax.grad only")
     parser.add_argument("--verify", action="store_true", help="compare gradient checkers on tests/corpus, nothing else")
+    parser.add_argument("--fused", action="store_true", help="compare each rule with jax.grad, nothing else")
+    parser.add_argument("--only", help="with --fused: the rows whose name contains this")
     args = parser.parse_args()
     if args.verify:
         print(verify_benchmark())
+        return 0
+    if args.fused and args.rounds >= 1:
+        print(fused_benchmark(ROWS, args.rounds, args.only))
         return 0
     if args.examples < BATCH or args.rounds < 1:
         raise ValueError(f"--examples {args.examples} --rounds {args.rounds}: expected at least {BATCH} and 1")

@@ -1,0 +1,262 @@
+"""Softmax attention block by block: the scores of all queries and keys are never in memory together.
+
+Shapes, as in `jaxnn/layers/attention.py`: B batch, T queries, N keys, H query heads, K key heads (K divides H),
+d features of a query and of a key, e of a value. The G = H/K query heads that share a key head are rows of one matrix.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxnn._checks import at_least_float32, same_shape
+from jaxnn.fused._blocks import blocks_of, iota, last_to_first, place
+from jaxnn.layers.attention import attention_forward
+
+QUERIES, KEYS = 128, 64  # rows and columns of a block of scores: what fits the caches of a CPU's core is fastest
+
+
+class Cache(NamedTuple):
+    """What the backward pass reads: nothing of T times N."""
+
+    q: jax.Array  # (B, H, T, d)
+    k: jax.Array  # (B, K, N, d)
+    v: jax.Array  # (B, K, N, e)
+    mask: jax.Array | None  # (B, N) or (1, N)
+    o: jax.Array  # (B, H, T, e)
+    top: jax.Array  # (B, H, T) m, the largest score of a query
+    share: jax.Array  # (B, H, T) 1 / l, 0 where no key may be seen
+
+
+class CausalCache(Cache):
+    """The same, of causal attention."""
+
+
+def flash_attention(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, *, causal: bool = False, mask: ArrayLike | None = None
+) -> jax.Array:
+    """Softmax attention in memory linear in T; `jax.grad` differentiates it with `flash_attention_backward`.
+
+    o = softmax(q kᵀ / √d) v
+
+    The formulas, shapes and errors are those of `flash_attention_forward`; the mask gets no gradient. Forward-mode
+    (jax.jvp) and second derivatives are errors of JAX: the rule is a `jax.custom_vjp`, and the diagonal ends its loops.
+
+    >>> q = k = jnp.zeros((1, 1, 2, 4))
+    >>> flash_attention(q, k, jnp.array([[[[1.0], [3.0]]]]), causal=True)
+    Array([[[[1.], [2.]]]], dtype=float32)
+    """
+    return _compiled(causal, *_checked(q, k, v, causal, mask))
+
+
+def flash_attention_forward(
+    q: ArrayLike, k: ArrayLike, v: ArrayLike, *, causal: bool = False, mask: ArrayLike | None = None
+):
+    """`attention_forward` without dropout, for a block of queries and a block of keys at a time.
+
+    S = q kᵀ / √d,  -inf where the key may not be seen;  P = softmax(S) over the keys,  o = P v
+    dv = Pᵀ do,  dP = do vᵀ,  dS = P ⊙ (dP - rowsum(do ⊙ o)),  dq = dS k / √d,  dk = dSᵀ q / √d
+
+    Forward, from one block of keys to the next, with m the largest S of a query so far and l = Σ_j e^(S_j - m):
+    m' = max(m, S),  o ← o e^(m - m') + e^(S - m') v,  l ← l e^(m - m') + rowsum(e^(S - m'));  o / l in the end.
+    Backward, S of a block is calculated anew and P = e^(S - m) / l. Softmax's rowsum(dP ⊙ P) needs no whole row of P:
+    Σ_j P_j (do · v_j) = do · Σ_j P_j v_j = do · o. Blocks above the diagonal of causal attention are left out.
+
+    q (B, H, T, d), k (B, K, N, d), v (B, K, N, e), o (B, H, T, e), of one dtype. causal: query t sees the keys s <= t,
+    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. Cached: q, k, v, mask, o,
+    m and 1 / l; besides these, the results and rowsum(do ⊙ o), memory does not grow with T.
+    Raises the ValueErrors of `attention_forward`.
+    Numerics: those of `attention_forward`: a query that may see no key has o = 0, and no gradient comes from it;
+    bfloat16 and float16 are calculated in float32, in which dq is added up, and rounded at the end.
+    The same code runs on every device; the blocks are chosen for the caches of a CPU, a GPU wants larger ones.
+    Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
+    """
+    q, k, v, mask = _checked(q, k, v, causal, mask)
+    (n_examples, _, t, d), n_heads, n, e = q.shape, k.shape[1], k.shape[2], v.shape[3]
+    g, t_count, t_size, n_count, n_size = _sizes(q, k)
+    dtype = at_least_float32(q.dtype)
+    whole = (jnp.zeros((*q.shape[:3], e), v.dtype), *(jnp.zeros(q.shape[:3], dtype) for _ in range(2)))
+
+    def one_head(i, whole):
+        head = _head(i, n_heads)
+
+        def some_queries(i, whole):
+            start, _ = place(i, t_size, t)
+            q_i = _rows(q, head, start, t_size).astype(dtype) / math.sqrt(d)  # (G t_size, d)
+            sees = _last_seen(start, t_size, g, n, causal)
+
+            def some_keys(j, carry):
+                o, top, total = carry
+                start_j, position = _positions(j, n_size, n, mask, head)
+                v_j = _rows(v, head, start_j, n_size).astype(dtype)
+                s = _scores(q_i, _rows(k, head, start_j, n_size).astype(dtype), sees, position)
+                new_top = jnp.maximum(top, s.max(1))
+                p = jnp.exp(s - new_top[:, None])  # (G t_size, n_size)
+                shrink = jnp.exp(top - new_top)
+                return o * shrink[:, None] + _product(p, v_j, 1, 0), new_top, total * shrink + p.sum(1)
+
+            rows = g * t_size
+            nothing = (jnp.zeros((rows, e), dtype), jnp.full(rows, jnp.finfo(dtype).min), jnp.zeros(rows, dtype))
+            end = jnp.minimum((start + t_size - 1) // n_size + 1, n_count) if causal else n_count
+            o, top, total = lax.fori_loop(0, end, some_keys, nothing)
+            share = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
+            blocks = ((o * share[:, None]).astype(v.dtype), top, share)
+            return tuple(_put_rows(a, block, head, start, t_size) for a, block in zip(whole, blocks, strict=True))
+
+        return lax.fori_loop(0, t_count, some_queries, whole)
+
+    if whole[0].size and n:
+        whole = lax.fori_loop(0, n_examples * n_heads, one_head, whole)
+    return whole[0], (CausalCache if causal else Cache)(q, k, v, mask, *whole)
+
+
+def flash_attention_backward(cache: Cache, do: jax.Array):
+    """(dq, dk, dv): dS = P ⊙ (do vᵀ - rowsum(do ⊙ o)),  dq = dS k / √d,  dk = dSᵀ q / √d,  dv = Pᵀ do.
+
+    do has o's shape. Each block of P comes from S, m and l; e^(S - m) meets do / l, so that l divides no block.
+    """
+    q, k, v, mask, o, top, share = cache
+    same_shape("flash_attention_backward", "do", do, "the output", o.shape)
+    causal = isinstance(cache, CausalCache)
+    (n_examples, _, t, d), n_heads, n = q.shape, k.shape[1], k.shape[2]
+    g, t_count, t_size, n_count, n_size = _sizes(q, k)
+    dtype = at_least_float32(q.dtype)
+    mean = (do.astype(dtype) * o.astype(dtype)).sum(-1)  # (B, H, T)
+    whole = (jnp.zeros(q.shape, dtype), jnp.zeros_like(k), jnp.zeros_like(v))
+
+    def one_head(i, whole):
+        head = _head(i, n_heads)
+
+        def some_keys(j, whole):
+            dq, dk, dv = whole
+            start_j, position = _positions(j, n_size, n, mask, head)
+            k_j = _rows(k, head, start_j, n_size).astype(dtype) / math.sqrt(d)  # (n_size, d)
+            v_j = _rows(v, head, start_j, n_size).astype(dtype)
+
+            def some_queries(i, carry):
+                dq, dk_j, dv_j = carry
+                start, stale = place(i, t_size, t)
+                own = jnp.tile(iota(t_size) >= stale, g)
+                share_i = jnp.where(own, _rows(share, head, start, t_size), 0)
+                do_i = _rows(do, head, start, t_size).astype(dtype) * share_i[:, None]
+                mean_i = _rows(mean, head, start, t_size) * share_i
+                q_i = _rows(q, head, start, t_size).astype(dtype)
+                s = _scores(q_i, k_j, _last_seen(start, t_size, g, n, causal), position)
+                p = jnp.exp(s - _rows(top, head, start, t_size)[:, None])  # l P
+                ds = p * (_product(do_i, v_j, 1, 1) - mean_i[:, None])
+                dq_i = _rows(dq, head, start, t_size) + _product(ds, k_j, 1, 0)
+                dq = _put_rows(dq, dq_i, head, start, t_size)
+                return dq, dk_j + _product(ds, q_i, 0, 0), dv_j + _product(p, do_i, 0, 0)
+
+            first = j * n_size // t_size if causal else 0
+            zeros = (jnp.zeros_like(k_j), jnp.zeros_like(v_j))
+            dq, dk_j, dv_j = lax.fori_loop(first, t_count, some_queries, (dq, *zeros))
+            dk = _put_rows(dk, (dk_j / math.sqrt(d)).astype(k.dtype), head, start_j, n_size)
+            return dq, dk, _put_rows(dv, dv_j.astype(v.dtype), head, start_j, n_size)
+
+        return last_to_first(n_count, some_keys, whole)
+
+    if o.size and n:
+        whole = lax.fori_loop(0, n_examples * n_heads, one_head, whole)
+    dq, dk, dv = whole
+    return dq.astype(q.dtype), dk, dv
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rule(causal, q, k, v, mask):
+    return flash_attention_forward(q, k, v, causal=causal, mask=mask)[0]
+
+
+def _rule_forward(causal, q, k, v, mask):
+    return flash_attention_forward(q, k, v, causal=causal, mask=mask)
+
+
+def _rule_backward(causal, cache, do):
+    return *flash_attention_backward(cache, do), None
+
+
+_rule.defvjp(_rule_forward, _rule_backward)
+_compiled = jax.jit(_rule, static_argnums=0)  # outside jit, each call would compile the loops anew
+
+
+# ---------------------------------------------------------------- a block of scores
+
+
+def _scores(q_i, k_j, sees, position):
+    """q kᵀ of two blocks, -inf where a key's position is behind the last that the query sees."""
+    return jnp.where(position[None, :] <= sees[:, None], _product(q_i, k_j, 1, 1), -jnp.inf)
+
+
+def _last_seen(start, t_size, g, n, causal):
+    """(G t_size,) the last position that each query may see."""
+    return jnp.tile(start + iota(t_size), g) if causal else jnp.full(g * t_size, n - 1, jnp.int32)
+
+
+def _positions(j, n_size, n, mask, head):
+    """Where block j of the keys starts, and their positions: n, which no query sees, if masked or stale."""
+    start, stale = place(j, n_size, n)
+    visible = iota(n_size) >= stale
+    if mask is not None:
+        example = head.example if len(mask) > 1 else np.int32(0)
+        visible &= lax.dynamic_slice(mask, (example, start), (1, n_size))[0]
+    return start, jnp.where(visible, start + iota(n_size), n)
+
+
+def _product(a, b, a_axis, b_axis):
+    """The matrix product over an axis of each."""
+    return lax.dot_general(a, b, (((a_axis,), (b_axis,)), ((), ())))
+
+
+# ---------------------------------------------------------------- rows of the whole arrays
+
+
+class _Head(NamedTuple):
+    """A key head of an example."""
+
+    example: jax.Array
+    index: jax.Array
+    n_heads: int  # key heads of an example
+
+
+def _head(i, n_heads):
+    i = jnp.asarray(i, jnp.int32)
+    return _Head(i // n_heads, i % n_heads, n_heads)
+
+
+def _rows(a, head, start, size):
+    """Positions start … start + size of the heads of a (B, heads, T, …) that belong to a key head, below one another.
+
+    They are cut out of the whole array: a copy of the head would be of the size of T.
+    """
+    group = a.shape[1] // head.n_heads
+    block = lax.dynamic_slice(a, _corner(a, head, start), (1, group, size, *a.shape[3:]))
+    return block.reshape(group * size, *a.shape[3:])
+
+
+def _put_rows(a, block, head, start, size):
+    """a with the block in the place of such rows."""
+    block = block.reshape(1, a.shape[1] // head.n_heads, size, *a.shape[3:])
+    return lax.dynamic_update_slice(a, block, _corner(a, head, start))
+
+
+def _corner(a, head, start):
+    return head.example, head.index * (a.shape[1] // head.n_heads), start, *[np.int32(0)] * (a.ndim - 3)
+
+
+def _sizes(q, k):
+    """G, and count and size of the blocks of queries and of keys."""
+    g = q.shape[1] // k.shape[1]
+    return g, *blocks_of(q.shape[2], max(1, QUERIES // g)), *blocks_of(k.shape[2], KEYS)
+
+
+def _checked(q, k, v, causal, mask):
+    """The arguments as arrays; the plain rule raises the errors."""
+    q, k, v = (jnp.asarray(a) for a in (q, k, v))
+    mask = None if mask is None else jnp.asarray(mask)
+    jax.eval_shape(functools.partial(attention_forward, causal=causal), q, k, v, mask=mask)
+    return q, k, v, mask
