@@ -98,7 +98,8 @@ def dense_stack_backward(
         y, slope = f.value(one.a), f.derivative(one.a)
         if one.bits is None:
             return y, slope
-        keep = jnp.unpackbits(one.bits, -1, count=x.shape[-1]).astype(bool)
+        bits = jnp.unpackbits(one.bits.reshape(-1)).reshape(*x.shape[:-1], 8 * one.bits.shape[-1])
+        keep = bits[..., : x.shape[-1]].astype(bool)
         return dropout_backward(keep, y, rate), dropout_backward(keep, slope, rate)  # which is drop(), of any v
 
     def through(p, x, dz):  # (the gradient of p, dx_l)
