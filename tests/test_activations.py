@@ -35,7 +35,7 @@ FLOAT32_BOUNDS = {
     "tanh": (4e-7, 4e-6),  # e^-2x carries 2x roundings
     "silu": (4e-7, 2e-6),  # the derivative's zero at x = -1.28 amplifies
     "mish": (4e-7, 3e-6),
-    "gelu_erf": (2e-5, 2e-5),  # x² roundings in the left tail
+    "gelu_erf": (4e-7, 4e-6),  # the derivative's zero at x = -0.75 amplifies
     "gelu_tanh": (2e-5, 2e-5),
 }
 GRID = np.concatenate([np.linspace(-130, 130, 4001), [1e-30, -1e-30, 1e-7, -1e-7, 1e4, -1e4, 1e30, -1e30, 3e38, -3e38]])
