@@ -126,6 +126,15 @@ def test_textbook_derivatives_hold_where_they_are_right_and_ours_where_they_are_
     np.testing.assert_allclose(jaxnn.tanh_derivative(jnp.float32(10)), 8.2446145e-09, rtol=1e-6)
 
 
+def test_gelu_erf_keeps_nothing_from_the_forward_to_the_backward():
+    """jax.grad of jax.nn.gelu has temporaries of 2 arrays."""
+    value, derivative = ACTIVATIONS["gelu_erf"]
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    memory = jax.jit(lambda x, dy: (value(x), dy * derivative(x))).lower(x, x).compile().memory_analysis()
+    assert memory is not None
+    assert memory.temp_size_in_bytes == 0
+
+
 def test_kinks_take_the_flat_piece():
     flat = {"relu": [0.0], "relu6": [0.0, 6.0], "hard_tanh": [-1.0, 1.0], "hard_sigmoid": [-3.0, 3.0]}
     for name, kinks in flat.items():

@@ -107,13 +107,14 @@ def test_without_dropout_a_stack_is_that_of_the_combinators():
     [
         ("gelu_tanh", False, 16, 1024, 512, 1.5),
         ("relu", False, 16, 1024, 512, 1.5),
-        ("silu", True, 6, 256, 128, 2.2),
+        ("silu", True, 6, 256, 128, 2.0),
     ],
 )
 def test_a_stack_needs_little_memory(activation, unroll, n, batch, width, most):
     """Temporaries in arrays of batch times width a layer: jax.grad of the plain stack takes 5 to 10."""
     layer = dense_stack(n, activation, 0.1, unroll)
-    arrays = temporaries(layer, (batch, width), Ctx(train=True, key=KEY)) / (4 * n * batch * width)
+    key = jax.random.key(0) if unroll else KEY  # JAX's own generator, which needs arrays of its own
+    arrays = temporaries(layer, (batch, width), Ctx(train=True, key=key)) / (4 * n * batch * width)
     assert arrays <= most
 
 

@@ -50,7 +50,8 @@ def dense_stack_forward(
     inputs again, x_(l+1) = drop(f(z_l)), and their norms, but no matrix product. With relu, x_(l+1) is cached instead:
     it is 0 where z is negative and where dropped, and so is the slope. `jax.grad` keeps 5 to 10 arrays a layer.
     Raises ValueError where shapes or dtypes do not fit, and unless 0 <= rate < 1 and eps > 0.
-    Numerics: those of the four rules it is made of.
+    Numerics: those of the four rules it is made of. Written out, what is made again, and each draw, must wait for its
+    turn, or XLA keeps all of it together: it is made to depend on what comes before by adding 0 (`jaxnn._after`).
     Source: Chen et al. 2016, Training deep nets with sublinear memory cost (arXiv:1604.06174).
     """
     f, x = get_activation(activation), _check(params, x, rate, eps)
@@ -61,7 +62,6 @@ def dense_stack_forward(
         z, _ = dense_forward(dense, layer_norm_forward(norm, x, eps)[0])
         y, bits = f.value(z), None
         if key is not None and rate > 0:
-            # Written out, XLA for CPU would draw for all layers beforehand, and keep it all.
             y, keep = dropout_forward(jax.random.fold_in(key, after(x, jnp.uint32(l))), y, rate)
             bits = jnp.packbits(keep, -1)
         if f.value is relu:
@@ -130,7 +130,6 @@ def dense_stack_backward(
     for l in reversed(range(len(params))):
         dz, below = dx * slope, x
         if l > 0:
-            # XLA for CPU would make all of it again beforehand, and keep it.
             below, slope = again(jax.tree.map(lambda leaf, dz=dz: after(dz, leaf), kept[l - 1]))
         dp, dx = through(params[l], below, dz)
         dparams.append(dp)
