@@ -2,6 +2,7 @@
 
     activations losses regularizers initializers optimizers schedules     the chapters of the mathematics
     layer layers combinators models                                       layers, and layers made of layers
+    fused                                                                 rules leaner than jax.grad
     training datasets plots verify                                        what one does with them
 
 Importing jaxnn changes no setting of JAX and touches no device. `jaxnn.datasets`, `jaxnn.training` and `jaxnn.verify`
@@ -11,6 +12,7 @@ are imported when they are named, and so are `jaxnn.verify_grad`, `verify_vjp` a
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxnn import fused as fused
 from jaxnn import initializers as initializers
 from jaxnn import layers as layers
 from jaxnn import models as models

@@ -44,18 +44,22 @@ def fused_benchmark(rows: Sequence[Row], rounds: int, only: str | None) -> str:
     return f"jax {jax.__version__} on {device.platform} ({device.device_kind}), {rounds} rounds\n\n" + "\n".join(lines)
 
 
+def compiled(case: Case) -> tuple[Any, Any]:
+    """jax.grad's and our function, compiled for the shapes of the arguments, which are not made."""
+    shapes = jax.eval_shape(case.arguments)
+    return jax.jit(case.plain).lower(*shapes).compile(), jax.jit(case.ours).lower(*shapes).compile()
+
+
 def _line(row: Row, rounds: int) -> str:
     case = row.build()
-    arguments = case.arguments() if row.timed else jax.eval_shape(case.arguments)
-    compiled = [jax.jit(f).lower(*arguments).compile() for f in (case.plain, case.ours)]
+    plain, ours = compiled(case)
     speed = difference = "compiled only"
     if row.timed:
-        plain, ours = (jax.block_until_ready(f(*arguments)) for f in compiled)
-        difference = f"{_difference(plain, ours):.0e}"
-        del plain, ours
-        low, middle, high = np.quantile(_speeds(*compiled, arguments, rounds), [0.25, 0.5, 0.75])
+        arguments = case.arguments()
+        difference = f"{_difference(plain(*arguments), ours(*arguments)):.0e}"
+        low, middle, high = np.quantile(_speeds(plain, ours, arguments, rounds), [0.25, 0.5, 0.75])
         speed = f"{middle:.2f} ({low:.2f} … {high:.2f})"
-    return f"| {row.name} | {row.size} | {_temporaries(*compiled, row.unit)} | {speed} | {difference} |"
+    return f"| {row.name} | {row.size} | {_temporaries(plain, ours, row.unit)} | {speed} | {difference} |"
 
 
 def _temporaries(plain, ours, unit: tuple[str, int]) -> str:
@@ -65,7 +69,12 @@ def _temporaries(plain, ours, unit: tuple[str, int]) -> str:
         return "this device does not say | "
     of_plain, of_ours = (size.temp_size_in_bytes for size in sizes)
     name, n_bytes = unit
-    ratio = f"1/{of_plain / of_ours:,.1f}" if 0 < of_ours < of_plain else f"{of_ours / max(of_plain, 1):.2f}"
+    if of_ours == of_plain:
+        ratio = "1"
+    elif 0 < of_ours < of_plain:
+        ratio = f"1/{_three(of_plain / of_ours)}"
+    else:
+        ratio = _three(of_ours / of_plain) if of_plain else "∞"
     return f"{_three(of_plain / n_bytes)} → {_three(of_ours / n_bytes)} {name} | {ratio}"
 
 

@@ -35,19 +35,21 @@ def linear_cross_entropy_case(n: int, d: int, v: int, memory: str) -> Case:
 # ---------------------------------------------------------------- flash_attention
 
 
-def flash_attention_case(b: int, h: int, t: int, d: int, key_heads: int, mask: bool = False) -> Case:
-    """Causal; the mask hides a last part of each sequence, of another length in each."""
+def flash_attention_case(t: int, key_heads: int, causal: bool, mask: bool) -> Case:
+    """The mask hides a last part of each sequence but the first."""
+    b, h, d = 2, 4, 64
 
     def plain(q, k, v, real):
         k, v = (jnp.repeat(a, h // key_heads, axis=1) for a in (k, v))
         scores = jnp.einsum("bhtd,bhsd->bhts", q, k) / math.sqrt(d)
-        seen = jnp.tril(jnp.ones((t, t), bool))[None, None]
+        if causal:
+            scores = jnp.where(jnp.tril(jnp.ones((t, t), bool))[None, None], scores, -jnp.inf)
         if mask:
-            seen = seen & real[:, None, None, :]
-        return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)), v)
+            scores = jnp.where(real[:, None, None, :], scores, -jnp.inf)
+        return jnp.einsum("bhts,bhsd->bhtd", jax.nn.softmax(scores), v)
 
     def ours(q, k, v, real):
-        return flash_attention(q, k, v, causal=True, mask=real if mask else None)
+        return flash_attention(q, k, v, causal=causal, mask=real if mask else None)
 
     def gradients(f):
         def both(q, k, v, real, do):
@@ -82,14 +84,15 @@ FLASH_ATTENTION = tuple(
     Row(
         f"flash_attention, {what}",
         f"B2 H4 T{t} D64",
-        functools.partial(flash_attention_case, 2, 4, t, 64, key_heads, mask),
+        functools.partial(flash_attention_case, t, key_heads, causal, mask),
         timed=t < 4096,
     )
-    for what, t, key_heads, mask in (
-        ("causal", 2048, 4, False),
-        ("causal", 16384, 4, False),
-        ("causal, padding mask", 2048, 4, True),
-        ("causal, 1 key head", 2048, 1, False),
+    for what, t, key_heads, causal, mask in (
+        ("causal", 2048, 4, True, False),
+        ("causal", 16384, 4, True, False),
+        ("causal, padding mask", 2048, 4, True, True),
+        ("causal, 1 key head", 2048, 1, True, False),
+        ("every key", 2048, 4, False, False),
     )
 )
 

@@ -14,11 +14,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, same_shape
+from jaxnn._checks import at_least_float32, same_shape, whole
 from jaxnn.fused._blocks import blocks_of, iota, last_to_first, place
 from jaxnn.layers.attention import attention_forward
 
-QUERIES, KEYS = 128, 64  # rows and columns of a block of scores: what fits the caches of a CPU's core is fastest
+BLOCKS = 128, 64  # queries and keys of a block of scores: what fits the caches of a CPU's core is fastest
 
 
 class Cache(NamedTuple):
@@ -30,7 +30,7 @@ class Cache(NamedTuple):
     mask: jax.Array | None  # (B, N) or (1, N)
     o: jax.Array  # (B, H, T, e)
     top: jax.Array  # (B, H, T) m, the largest score of a query
-    share: jax.Array  # (B, H, T) 1 / l, 0 where no key may be seen
+    share: jax.Array  # (B, H, T) 1 / l, 1 where no key may be seen
 
 
 class CausalCache(Cache):
@@ -38,24 +38,37 @@ class CausalCache(Cache):
 
 
 def flash_attention(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, *, causal: bool = False, mask: ArrayLike | None = None
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    causal: bool = False,
+    mask: ArrayLike | None = None,
+    blocks: tuple[int, int] = BLOCKS,
 ) -> jax.Array:
     """Softmax attention in memory linear in T; `jax.grad` differentiates it with `flash_attention_backward`.
 
     o = softmax(q kᵀ / √d) v
 
-    The formulas, shapes and errors are those of `flash_attention_forward`; the mask gets no gradient. Forward-mode
-    (jax.jvp) and second derivatives are errors of JAX: the rule is a `jax.custom_vjp`, and the diagonal ends its loops.
+    The formulas, shapes and errors are those of `flash_attention_forward`; the mask gets no gradient.
+    Forward-mode (jax.jvp) is a TypeError of JAX: the rule is a `jax.custom_vjp`. Second derivatives of causal attention
+    need jax.hessian: reverse over reverse mode is a ValueError, for loops that end at the diagonal.
 
     >>> q = k = jnp.zeros((1, 1, 2, 4))
     >>> flash_attention(q, k, jnp.array([[[[1.0], [3.0]]]]), causal=True)
     Array([[[[1.], [2.]]]], dtype=float32)
     """
-    return _compiled(causal, *_checked(q, k, v, causal, mask))
+    return _compiled(causal, tuple(blocks), *_checked(q, k, v, causal, mask, blocks))
 
 
 def flash_attention_forward(
-    q: ArrayLike, k: ArrayLike, v: ArrayLike, *, causal: bool = False, mask: ArrayLike | None = None
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    causal: bool = False,
+    mask: ArrayLike | None = None,
+    blocks: tuple[int, int] = BLOCKS,
 ):
     """`attention_forward` without dropout, for a block of queries and a block of keys at a time.
 
@@ -68,26 +81,27 @@ def flash_attention_forward(
     Σ_j P_j (do · v_j) = do · Σ_j P_j v_j = do · o. Blocks above the diagonal of causal attention are left out.
 
     q (B, H, T, d), k (B, K, N, d), v (B, K, N, e), o (B, H, T, e), of one dtype. causal: query t sees the keys s <= t,
-    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. Cached: q, k, v, mask, o,
-    m and 1 / l; besides these, the results and rowsum(do ⊙ o), memory does not grow with T.
-    Raises the ValueErrors of `attention_forward`.
+    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. blocks: how many queries
+    and keys at a time. Cached: q, k, v, mask, o, m and 1 / l; besides these, the results and rowsum(do ⊙ o), memory
+    does not grow with T.
+    Raises the ValueErrors of `attention_forward`, and one for blocks of less than 1.
     Numerics: those of `attention_forward`: a query that may see no key has o = 0, and no gradient comes from it;
     bfloat16 and float16 are calculated in float32, in which dq is added up, and rounded at the end.
-    The same code runs on every device; the blocks are chosen for the caches of a CPU, a GPU wants larger ones.
+    The default blocks fit the caches of a CPU; other devices want larger ones.
     Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
     """
-    q, k, v, mask = _checked(q, k, v, causal, mask)
+    q, k, v, mask = _checked(q, k, v, causal, mask, blocks)
     (n_examples, _, t, d), n_heads, n, e = q.shape, k.shape[1], k.shape[2], v.shape[3]
-    g, t_count, t_size, n_count, n_size = _sizes(q, k)
-    dtype = at_least_float32(q.dtype)
-    whole = (jnp.zeros((*q.shape[:3], e), v.dtype), *(jnp.zeros(q.shape[:3], dtype) for _ in range(2)))
+    g, t_count, t_size, n_count, n_size = _sizes(q, k, blocks)
+    dtype, scale = at_least_float32(q.dtype), 1 / math.sqrt(d)
+    results = (jnp.zeros((*q.shape[:3], e), v.dtype), *(jnp.zeros(q.shape[:3], dtype) for _ in range(2)))
 
-    def one_head(i, whole):
+    def one_head(i, results):
         head = _head(i, n_heads)
 
-        def some_queries(i, whole):
+        def some_queries(i, results):
             start, _ = place(i, t_size, t)
-            q_i = _rows(q, head, start, t_size).astype(dtype) / math.sqrt(d)  # (G t_size, d)
+            q_i = _rows(q, head, start, t_size).astype(dtype) * scale  # (G t_size, d)
             sees = _last_seen(start, t_size, g, n, causal)
 
             def some_keys(j, carry):
@@ -104,18 +118,18 @@ def flash_attention_forward(
             nothing = (jnp.zeros((rows, e), dtype), jnp.full(rows, jnp.finfo(dtype).min), jnp.zeros(rows, dtype))
             end = jnp.minimum((start + t_size - 1) // n_size + 1, n_count) if causal else n_count
             o, top, total = lax.fori_loop(0, end, some_keys, nothing)
-            share = jnp.where(total == 0, 0, 1 / jnp.where(total == 0, 1, total))
-            blocks = ((o * share[:, None]).astype(v.dtype), top, share)
-            return tuple(_put_rows(a, block, head, start, t_size) for a, block in zip(whole, blocks, strict=True))
+            share = 1 / jnp.where(total == 0, 1, total)
+            found = ((o * share[:, None]).astype(v.dtype), top, share)
+            return tuple(_put_rows(a, part, head, start, t_size) for a, part in zip(results, found, strict=True))
 
-        return lax.fori_loop(0, t_count, some_queries, whole)
+        return lax.fori_loop(0, t_count, some_queries, results)
 
-    if whole[0].size and n:
-        whole = lax.fori_loop(0, n_examples * n_heads, one_head, whole)
-    return whole[0], (CausalCache if causal else Cache)(q, k, v, mask, *whole)
+    if results[0].size and n:
+        results = lax.fori_loop(0, n_examples * n_heads, one_head, results)
+    return results[0], (CausalCache if causal else Cache)(q, k, v, mask, *results)
 
 
-def flash_attention_backward(cache: Cache, do: jax.Array):
+def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, int] = BLOCKS):
     """(dq, dk, dv): dS = P ⊙ (do vᵀ - rowsum(do ⊙ o)),  dq = dS k / √d,  dk = dSᵀ q / √d,  dv = Pᵀ do.
 
     do has o's shape. Each block of P comes from S, m and l; e^(S - m) meets do / l, so that l divides no block.
@@ -124,18 +138,18 @@ def flash_attention_backward(cache: Cache, do: jax.Array):
     same_shape("flash_attention_backward", "do", do, "the output", o.shape)
     causal = isinstance(cache, CausalCache)
     (n_examples, _, t, d), n_heads, n = q.shape, k.shape[1], k.shape[2]
-    g, t_count, t_size, n_count, n_size = _sizes(q, k)
-    dtype = at_least_float32(q.dtype)
+    g, t_count, t_size, n_count, n_size = _sizes(q, k, blocks)
+    dtype, scale = at_least_float32(q.dtype), 1 / math.sqrt(d)
     mean = (do.astype(dtype) * o.astype(dtype)).sum(-1)  # (B, H, T)
-    whole = (jnp.zeros(q.shape, dtype), jnp.zeros_like(k), jnp.zeros_like(v))
+    gradients = (jnp.zeros(q.shape, dtype), jnp.zeros_like(k), jnp.zeros_like(v))
 
-    def one_head(i, whole):
+    def one_head(i, gradients):
         head = _head(i, n_heads)
 
-        def some_keys(j, whole):
-            dq, dk, dv = whole
+        def some_keys(j, gradients):
+            dq, dk, dv = gradients
             start_j, position = _positions(j, n_size, n, mask, head)
-            k_j = _rows(k, head, start_j, n_size).astype(dtype) / math.sqrt(d)  # (n_size, d)
+            k_j = _rows(k, head, start_j, n_size).astype(dtype)  # (n_size, d)
             v_j = _rows(v, head, start_j, n_size).astype(dtype)
 
             def some_queries(i, carry):
@@ -145,43 +159,43 @@ def flash_attention_backward(cache: Cache, do: jax.Array):
                 share_i = jnp.where(own, _rows(share, head, start, t_size), 0)
                 do_i = _rows(do, head, start, t_size).astype(dtype) * share_i[:, None]
                 mean_i = _rows(mean, head, start, t_size) * share_i
-                q_i = _rows(q, head, start, t_size).astype(dtype)
+                q_i = _rows(q, head, start, t_size).astype(dtype) * scale  # as forward, to round alike
                 s = _scores(q_i, k_j, _last_seen(start, t_size, g, n, causal), position)
-                p = jnp.exp(s - _rows(top, head, start, t_size)[:, None])  # l P
+                p = jnp.exp(jnp.minimum(s - _rows(top, head, start, t_size)[:, None], 0))  # l P
                 ds = p * (_product(do_i, v_j, 1, 1) - mean_i[:, None])
-                dq_i = _rows(dq, head, start, t_size) + _product(ds, k_j, 1, 0)
+                dq_i = _rows(dq, head, start, t_size) + _product(ds, scale * k_j, 1, 0)
                 dq = _put_rows(dq, dq_i, head, start, t_size)
                 return dq, dk_j + _product(ds, q_i, 0, 0), dv_j + _product(p, do_i, 0, 0)
 
             first = j * n_size // t_size if causal else 0
             zeros = (jnp.zeros_like(k_j), jnp.zeros_like(v_j))
             dq, dk_j, dv_j = lax.fori_loop(first, t_count, some_queries, (dq, *zeros))
-            dk = _put_rows(dk, (dk_j / math.sqrt(d)).astype(k.dtype), head, start_j, n_size)
+            dk = _put_rows(dk, dk_j.astype(k.dtype), head, start_j, n_size)
             return dq, dk, _put_rows(dv, dv_j.astype(v.dtype), head, start_j, n_size)
 
-        return last_to_first(n_count, some_keys, whole)
+        return last_to_first(n_count, some_keys, gradients)
 
     if o.size and n:
-        whole = lax.fori_loop(0, n_examples * n_heads, one_head, whole)
-    dq, dk, dv = whole
+        gradients = lax.fori_loop(0, n_examples * n_heads, one_head, gradients)
+    dq, dk, dv = gradients
     return dq.astype(q.dtype), dk, dv
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rule(causal, q, k, v, mask):
-    return flash_attention_forward(q, k, v, causal=causal, mask=mask)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rule(causal, blocks, q, k, v, mask):
+    return flash_attention_forward(q, k, v, causal=causal, mask=mask, blocks=blocks)[0]
 
 
-def _rule_forward(causal, q, k, v, mask):
-    return flash_attention_forward(q, k, v, causal=causal, mask=mask)
+def _rule_forward(causal, blocks, q, k, v, mask):
+    return flash_attention_forward(q, k, v, causal=causal, mask=mask, blocks=blocks)
 
 
-def _rule_backward(causal, cache, do):
-    return *flash_attention_backward(cache, do), None
+def _rule_backward(causal, blocks, cache, do):
+    return *flash_attention_backward(cache, do, blocks=blocks), None
 
 
 _rule.defvjp(_rule_forward, _rule_backward)
-_compiled = jax.jit(_rule, static_argnums=0)  # outside jit, each call would compile the loops anew
+_compiled = jax.jit(_rule, static_argnums=(0, 1))  # outside jit, each call would compile the loops anew
 
 
 # ---------------------------------------------------------------- a block of scores
@@ -248,14 +262,16 @@ def _corner(a, head, start):
     return head.example, head.index * (a.shape[1] // head.n_heads), start, *[np.int32(0)] * (a.ndim - 3)
 
 
-def _sizes(q, k):
+def _sizes(q, k, blocks):
     """G, and count and size of the blocks of queries and of keys."""
     g = q.shape[1] // k.shape[1]
-    return g, *blocks_of(q.shape[2], max(1, QUERIES // g)), *blocks_of(k.shape[2], KEYS)
+    return g, *blocks_of(q.shape[2], max(1, blocks[0] // g)), *blocks_of(k.shape[2], blocks[1])
 
 
-def _checked(q, k, v, causal, mask):
-    """The arguments as arrays; the plain rule raises the errors."""
+def _checked(q, k, v, causal, mask, blocks):
+    """The arguments as arrays; the plain rule raises the errors of all but the blocks."""
+    for size in blocks:
+        whole("flash_attention", "a size in blocks", size, least=1)
     q, k, v = (jnp.asarray(a) for a in (q, k, v))
     mask = None if mask is None else jnp.asarray(mask)
     jax.eval_shape(functools.partial(attention_forward, causal=causal), q, k, v, mask=mask)

@@ -12,11 +12,11 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, same_shape, unknown_name
+from jaxnn._checks import at_least_float32, float_array, same_shape, unknown_name, whole
 from jaxnn.fused._blocks import block_at, blocks_of, iota, last_to_first, place, put_at
 
-TOKENS = {"default": 256, "least": 384}  # whose scores are in memory at a time,
-ROWS = 384  # for memory="least" those of so many rows of the table. What fits a CPU's caches is fastest.
+BLOCKS = 256, 384  # tokens and rows of the table in a block of scores: what fits the caches of a CPU is fastest
+MEMORY = ("default", "least")
 
 
 class Gradients(NamedTuple):
@@ -37,7 +37,13 @@ class Shares(NamedTuple):
 
 
 def linear_cross_entropy(
-    x: ArrayLike, table: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None, *, memory: str = "default"
+    x: ArrayLike,
+    table: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    memory: str = "default",
+    blocks: tuple[int, int] = BLOCKS,
 ) -> jax.Array:
     """Cross-entropy of the scores z = x tableᵀ; `jax.grad` differentiates it with `linear_cross_entropy_backward`.
 
@@ -45,18 +51,24 @@ def linear_cross_entropy(
 
     The formulas, shapes and errors are those of `linear_cross_entropy_forward`; labels and weights get no gradient.
     Labels out of range and negative weights are a ValueError where their values are known, outside jit.
-    Forward-mode (jax.jvp) and second derivatives are a TypeError of JAX: the rule is a `jax.custom_vjp`.
+    Forward-mode (jax.jvp) is a TypeError of JAX: the rule is a `jax.custom_vjp`.
 
     >>> x, table = jnp.eye(2), jnp.array([[20.0, 0.0], [0.0, 0.0]])
     >>> linear_cross_entropy(x[:1], table, jnp.array([0]))
     Array(2.06115...e-09, dtype=float32)
     """
-    params, x, labels, weights = _checked({"table": table}, x, labels, weights, memory)
-    return _compiled(memory, params, x, labels, weights)
+    params, x, labels, weights = _checked({"table": table}, x, labels, weights, memory, blocks)
+    return _compiled(memory, tuple(blocks), params, x, labels, weights)
 
 
 def linear_cross_entropy_forward(
-    params: dict, x: ArrayLike, labels: ArrayLike, weights: ArrayLike | None = None, *, memory: str = "default"
+    params: dict,
+    x: ArrayLike,
+    labels: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    memory: str = "default",
+    blocks: tuple[int, int] = BLOCKS,
 ):
     """A linear layer without bias and its softmax cross-entropy in one.
 
@@ -73,47 +85,50 @@ def linear_cross_entropy_forward(
     memory="least": z of some tokens and some rows of the table is made, for L in the forward pass and again for dx and
     dtable in the backward pass: a third more work. Cached are x, labels and three numbers a token.
     `linear_cross_entropy` without jax.grad makes L as "least" does, whatever memory is.
+    blocks: how many tokens, and how many rows of the table, at a time.
 
-    Raises ValueError for shapes or dtypes that do not fit, for N = 0 and for an unknown memory.
+    Raises ValueError for shapes or dtypes that do not fit, for N = 0, an unknown memory, and blocks of less than 1.
     Numerics: with m the largest z and s = Σ_(j≠y) e^(z_j - m), ℓ = (m - z_y) + log1p(s + (e^(z_y - m) - 1)): exact down
     to the smallest float for a confident example, where the logarithm of 1 + s is 0 in float32 from a gap of 17 on; and
     dz_y comes from s, since p_y - 1 cancels. Between blocks of rows, m and s are carried on: s ← s e^(m - m'). bfloat16
     and float16 are calculated in float32 and rounded at the end.
-    The same code runs on every device; the sizes of the blocks are chosen for the caches of a CPU.
+    The default blocks fit the caches of a CPU; other devices want larger ones.
     Source: Milakov, Gimelshein 2018 for the running s (arXiv:1805.02867); Wijmans et al. 2024 (arXiv:2411.09009).
     """
-    params, x, labels, weights = _checked(params, x, labels, weights, memory)
+    params, x, labels, weights = _checked(params, x, labels, weights, memory, blocks)
     run = _loss_and_gradients if memory == "default" else _loss_and_shares
-    return run(params["table"], x, labels, weights)
+    return run(params["table"], x, labels, weights, blocks)
 
 
-def linear_cross_entropy_backward(params: dict, cache: Gradients | Shares, dloss: jax.Array):
+def linear_cross_entropy_backward(
+    params: dict, cache: Gradients | Shares, dloss: jax.Array, *, blocks: tuple[int, int] = BLOCKS
+):
     """({"table": dtable}, dx): dz_j = u p_j, dz_y = -u Σ_(j≠y) p_j;  dx = dz table,  dtable = dzᵀ x; dloss a scalar."""
     same_shape("linear_cross_entropy_backward", "dloss", dloss, "the loss", ())
     if isinstance(cache, Gradients):
         dtable, dx = ((dloss * g.astype(dloss.dtype)).astype(g.dtype) for g in cache)
     else:
-        dtable, dx = _gradients_from_shares(params["table"], cache, dloss)
+        dtable, dx = _gradients_from_shares(params["table"], cache, dloss, blocks)
     return {"table": dtable}, dx
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rule(memory, params, x, labels, weights):
-    return _loss_and_shares(params["table"], x, labels, weights)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rule(memory, blocks, params, x, labels, weights):
+    return _loss_and_shares(params["table"], x, labels, weights, blocks)[0]
 
 
-def _rule_forward(memory, params, x, labels, weights):
-    loss, cache = linear_cross_entropy_forward(params, x, labels, weights, memory=memory)
+def _rule_forward(memory, blocks, params, x, labels, weights):
+    loss, cache = linear_cross_entropy_forward(params, x, labels, weights, memory=memory, blocks=blocks)
     return loss, (params, cache)
 
 
-def _rule_backward(memory, saved, dloss):
+def _rule_backward(memory, blocks, saved, dloss):
     params, cache = saved
-    return *linear_cross_entropy_backward(params, cache, dloss), None, None
+    return *linear_cross_entropy_backward(params, cache, dloss, blocks=blocks), None, None
 
 
 _rule.defvjp(_rule_forward, _rule_backward)
-_compiled = jax.jit(_rule, static_argnums=0)  # outside jit, each call would compile the loops anew
+_compiled = jax.jit(_rule, static_argnums=(0, 1))  # outside jit, each call would compile the loops anew
 
 
 # ---------------------------------------------------------------- L, and how it depends on z
@@ -127,11 +142,11 @@ def _loss_shares_slope(top, others, z_y, u):
     return loss, share, -share * others
 
 
-def _loss_and_gradients(table, x, labels, weights):
+def _loss_and_gradients(table, x, labels, weights, blocks):
     """L and its gradient in one pass over the tokens."""
     (n, d), v = x.shape, len(table)
-    count, size = blocks_of(n, TOKENS["default"])
-    v_count, v_size = blocks_of(v, ROWS)
+    count, size = blocks_of(n, blocks[0])
+    v_count, v_size = blocks_of(v, blocks[1])
     u = _normalised(weights, labels, x.dtype, v)
     columns = iota(v)[None, :]
 
@@ -160,11 +175,11 @@ def _loss_and_gradients(table, x, labels, weights):
     return loss, Gradients(dtable.astype(table.dtype), dx)
 
 
-def _loss_and_shares(table, x, labels, weights):
+def _loss_and_shares(table, x, labels, weights, blocks):
     """L and what its gradient needs, block by block of tokens and rows."""
     n, v = len(x), len(table)
-    count, size = blocks_of(n, TOKENS["least"])
-    v_count, v_size = blocks_of(v, ROWS)
+    count, size = blocks_of(n, blocks[0])
+    v_count, v_size = blocks_of(v, blocks[1])
     dtype = at_least_float32(x.dtype)
     u = _normalised(weights, labels, x.dtype, v)
 
@@ -194,12 +209,12 @@ def _loss_and_shares(table, x, labels, weights):
     return loss, Shares(x, labels, *shares)
 
 
-def _gradients_from_shares(table, cache, dloss):
+def _gradients_from_shares(table, cache, dloss, blocks):
     """(dtable, dx) from scores calculated anew; a block of dtable is finished before the next is begun."""
     x, labels, top, share, slope = cache
     (n, d), v = x.shape, len(table)
-    count, size = blocks_of(n, TOKENS["least"])
-    v_count, v_size = blocks_of(v, ROWS)
+    count, size = blocks_of(n, blocks[0])
+    v_count, v_size = blocks_of(v, blocks[1])
     share, slope = dloss * share, dloss * slope
 
     def rows(k, carry):
@@ -214,7 +229,7 @@ def _gradients_from_shares(table, cache, dloss):
             top_i, slope_i = block_at(top, start, size), block_at(slope, start, size)
             slope_i = jnp.where(share_i == 0, 0, slope_i)
             z = _product(x_i, table_k, 1, 1)
-            dz = jnp.exp(z - top_i[:, None]) * share_i[:, None]
+            dz = jnp.exp(jnp.minimum(z - top_i[:, None], 0)) * share_i[:, None]  # z may round to more than m this time
             dz = jnp.where(iota(v_size)[None, :] == (y_i - start_k)[:, None], slope_i[:, None], dz)
             dz = jnp.where(iota(v_size)[None, :] < stale_k, 0, dz)
             dx = put_at(dx, block_at(dx, start, size) + _product(dz, table_k, 1, 0), start)
@@ -251,11 +266,13 @@ def _normalised(weights, labels, dtype, v):
     return jnp.where(w == 0, 0, jnp.where(out, jnp.nan, w / jnp.where(total == 0, 1, total)))
 
 
-def _checked(params, x, labels, weights, memory):
+def _checked(params, x, labels, weights, memory, blocks):
     """The arguments as arrays, labels in int32; ValueError naming everything that does not fit."""
     who = "linear_cross_entropy"
-    if memory not in TOKENS:
-        raise unknown_name("memory", memory, TOKENS)
+    if memory not in MEMORY:
+        raise unknown_name("memory", memory, MEMORY)
+    for size in blocks:
+        whole(who, "a size in blocks", size, least=1)
     if set(params) != {"table"}:
         raise ValueError(f"{who}: params has {sorted(params)}, expected ['table']")
     table, x = float_array(who, "table", params["table"]), float_array(who, "x", x)

@@ -16,6 +16,8 @@ import numpy as np
 
 from jaxnn import activations, combinators, fused, layers, models
 from jaxnn.activations import ACTIVATIONS, Activation
+from jaxnn.fused.flash_attention import flash_attention_backward, flash_attention_forward
+from jaxnn.fused.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from jaxnn.layer import Ctx, Layer
 from jaxnn.layers.activation import activation
 from jaxnn.layers.attention import attention_backward, attention_forward
@@ -229,6 +231,60 @@ def _pairs():
         examples=tuple(Example(one, (key,)) for one in x),
     )
     yield from _cells()
+    yield from _fused()
+
+
+def _fused():
+    """In blocks that divide nothing; a block of the last one's entries is its neighbour's."""
+    labels, weights = np.array([6, 0, 3, 3, 1]), np.array([1.0, 0.0, 2.5, 0.5, 1.0])
+    for memory in ("default", "least"):
+        yield _linear_cross_entropy(memory, labels, weights)
+
+    mask = np.array([[True, False, True, True, True], [False] * 5])  # nobody sees anything of the second example
+    names = ("q", "k", "v")
+    grouped = dict(zip(names, (numbers(76, 2, 4, 5, 3), numbers(77, 2, 2, 5, 3), numbers(78, 2, 2, 5, 2)), strict=True))
+    cross = dict(zip(names, (numbers(79, 1, 2, 4, 3), numbers(80, 1, 2, 7, 3), numbers(81, 1, 2, 7, 3)), strict=True))
+    yield _flash_attention(True, Example(grouped, (mask,)))
+    yield _flash_attention(False, Example(cross, (mask[:1, [0, 1, 2, 3, 4, 0, 1]],)))
+
+
+def _linear_cross_entropy(memory, labels, weights) -> Rule:
+    forward = functools.partial(linear_cross_entropy_forward, memory=memory, blocks=(2, 3))
+
+    def backward(inputs, given, dy):
+        _, cache = forward({"table": inputs["table"]}, inputs["x"], *given)
+        dparams, dx = linear_cross_entropy_backward({"table": inputs["table"]}, cache, dy, blocks=(2, 3))
+        return {**dparams, "x": dx}
+
+    inputs = {"table": numbers(74, 7, 3), "x": numbers(75, 5, 3)}
+    huge = {"table": np.full((7, 3), 1e4), "x": np.full((5, 3), -1e4)}
+    one = {"table": np.ones((1, 3)), "x": np.zeros((1, 3))}
+    return Rule(
+        f"linear_cross_entropy, {memory}",
+        (linear_cross_entropy_forward, linear_cross_entropy_backward),
+        lambda inputs, given: forward({"table": inputs["table"]}, inputs["x"], *given)[0],
+        backward,
+        examples=(Example(inputs, (labels, weights)), Example(inputs, (labels, None))),
+        hard=(Example(huge, (labels, None)), Example(one, (labels[1:2], None))),
+    )
+
+
+def _flash_attention(causal: bool, example: Example) -> Rule:
+    """Causal attention ends its loops at the diagonal, which autodiff cannot reverse: there the plain rule is y."""
+    fused = functools.partial(flash_attention_forward, causal=causal, blocks=(4, 2))
+    forward = functools.partial(attention_forward, causal=True) if causal else fused
+    huge = jax.tree.map(lambda a: np.full_like(a, 1e4), example.inputs)
+    return Rule(
+        f"flash_attention, {'causal' if causal else 'cross'}",
+        (flash_attention_forward, flash_attention_backward),
+        lambda inputs, given: forward(**inputs, mask=given[0])[0],
+        lambda inputs, given, do: dict(
+            zip("qkv", flash_attention_backward(fused(**inputs, mask=given[0])[1], do, blocks=(4, 2)), strict=True)
+        ),
+        examples=(example,),
+        hard=(Example(huge, example.given),),
+        float32=4e-6,
+    )
 
 
 def _cells():
