@@ -10,7 +10,7 @@ import pytest
 
 from jaxnn import as_custom_vjp, combinators, layers
 from jaxnn.fused import dense_stack, dense_stack_backward, dense_stack_forward, reversible
-from jaxnn.layer import Ctx, Layer
+from jaxnn.layer import Ctx, Layer, layer
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 
@@ -236,20 +236,24 @@ def test_the_memory_of_reversible_blocks_does_not_grow_with_depth():
 
 def test_a_stream_that_leaves_the_integers_is_nan_and_not_a_wrong_number():
     double = layers.activation("identity")
-    layer = reversible(double, double, 3)  # x1, x2 = 1, 0: 1, 1; 2, 3; 5, 8
     state = {"f": (), "g": ()}
-    run = jax.jit(gradient_of(layer))
+    run = jax.jit(gradient_of(reversible(double, double, 3)))  # x1, x2 = 1, 0: 1, 1; 2, 3; 5, 8
 
     def at(size):
         x = np.array([[0.0, 0.0], [size, 0.0]], np.float32)
         y, _, (_, dx) = run({"f": {}, "g": {}}, state, x, np.ones_like(x), Ctx())
         return y, dx
 
-    y, dx = at(255)
-    np.testing.assert_array_equal(y, [[0, 0], [5 * 255, 8 * 255]])
+    y, dx = at(127)
+    np.testing.assert_array_equal(y, [[0, 0], [5 * 127, 8 * 127]])
     np.testing.assert_array_equal(dx, [[13, 21]] * 2)
-    for size in (256, 2050, -2050, 1e30, np.nan, np.inf):  # 256: in the last step alone
+    for size in (128, 2050, -2050, 1e30, np.nan, np.inf):  # 128: in the last step alone
         assert all(np.isnan(a).all() for a in at(size))
+    for huge in (4096, -4096, 1e30, np.nan, -np.inf):  # around the end of the integers, 1 + 4096 would be 1
+        x = np.ones((1, 2), np.float32)
+        times = layer(lambda params, x, huge=huge: (huge * x, x), lambda params, x, dy: ({}, dy))
+        y, _, _ = reversible(double, times, 1).forward({"f": {}, "g": {}}, state, x, Ctx())
+        assert np.isnan(y).all()
 
 
 def test_the_backward_draws_the_same_random_numbers_again():

@@ -3,8 +3,6 @@
 Shapes: B batch, ... any axes between, D features, an even number.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -32,7 +30,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
     pairs a float32 gradient may be left with 3 digits. Hence x1 and x2 are integers here, multiples of 2^-20 (float64:
     2^-40), to which f and g are rounded: what was added is subtracted without error. That holds if f, compiled for the
     backward, rounds as it did in the forward; where it does not, the error is 2^-20.
-    The integers reach to ±2047 (float64: ±8e6). Where an entry of f, g or the stream is beyond that, or not finite, all
+    x1 and x2 may reach to ±1023 (float64: ±4e6). Where an entry is beyond that after a step, or f or g not finite, all
     of y is NaN, and so is the gradient.
     Integers have no derivative: `jax.grad` of forward is an error; of `jaxnn.as_custom_vjp` of the layer it is the
     gradient above.
@@ -71,12 +69,13 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
             x1, x2, fits = carry
             i, p, s = step
             y, sf, _ = added(0, p, s, _floating(x2, x.dtype), ctx.fold(i))
-            x1, fit_1 = _add(x1, y)
+            x1 = x1 + _integers(y)
             y, sg, _ = added(1, p, s, _floating(x1, x.dtype), ctx.fold(i))
-            x2, fit_2 = _add(x2, y)
-            return (x1, x2, fits & fit_1 & fit_2), {"f": sf, "g": sg}
+            x2 = x2 + _integers(y)
+            return (x1, x2, fits & _fit(x1, x.dtype) & _fit(x2, x.dtype)), {"f": sf, "g": sg}
 
-        carry = (*jnp.split(_integers(x), 2, -1), _fit(x.astype(at_least_float32(x.dtype))))
+        integers = _integers(x)
+        carry = (*jnp.split(integers, 2, -1), _fit(integers, x.dtype))
         (x1, x2, fits), new_state = jax.lax.scan(pair, carry, (jnp.arange(n), params, state))
         y = _floating(jnp.concatenate([x1, x2], -1), x.dtype)
         return jnp.where(fits, y, jnp.nan), new_state, (x1, x2, fits, state, ctx)
@@ -127,9 +126,12 @@ def _form(dtype):
 
 @jax.custom_jvp
 def _integers(x):
-    """x as a multiple of 2^-bits, the nearest one."""
+    """x as a multiple of 2^-bits, the nearest one; the largest there is for what is beyond, or NaN."""
     integer, bits = _form(x.dtype)
-    return jnp.round(x.astype(at_least_float32(x.dtype)) * 2.0**bits).astype(integer)
+    largest = float(jnp.iinfo(integer).max >> bits)
+    x = x.astype(at_least_float32(x.dtype))
+    x = jnp.where(x <= largest, jnp.maximum(x, -largest), largest)
+    return jnp.round(x * 2.0**bits).astype(integer)
 
 
 @_integers.defjvp
@@ -145,14 +147,12 @@ def _floating(integers, dtype):
     return (integers.astype(at_least_float32(dtype)) * 2.0**-bits).astype(dtype)
 
 
-def _add(integers, y):
-    """(integers + y, whether that and y are in range)."""
-    y = y.astype(at_least_float32(y.dtype))
-    return integers + _integers(y), _fit(y, _floating(integers, y.dtype) + y)
+def _fit(integers, dtype):
+    """Whether all of the stream is in the lower half of the range.
 
-
-def _fit(*arrays):
-    """Whether all entries, of at least float32, are in the range of the integers; not where one is NaN."""
-    integer, bits = _form(arrays[0].dtype)
-    largest = functools.reduce(jnp.maximum, map(jnp.abs, arrays)).max(initial=0)  # a maximum takes less time than all()
-    return largest <= float(jnp.iinfo(integer).max >> bits)
+    What leaves that half in one step does not come back to it, not even around the end of the integers: the step is at
+    most the whole range.
+    """
+    integer, bits = _form(dtype)
+    largest = jnp.abs(_floating(integers, at_least_float32(dtype))).max(initial=0)
+    return largest <= float(jnp.iinfo(integer).max >> bits + 1)
