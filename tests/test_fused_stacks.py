@@ -249,11 +249,13 @@ def test_a_stream_that_leaves_the_integers_is_nan_and_not_a_wrong_number():
     np.testing.assert_array_equal(dx, [[13, 21]] * 2)
     for size in (128, 2050, -2050, 1e30, np.nan, np.inf):  # 128: in the last step alone
         assert all(np.isnan(a).all() for a in at(size))
-    for huge in (4096, -4096, 1e30, np.nan, -np.inf):  # around the end of the integers, 1 + 4096 would be 1
-        x = np.ones((1, 2), np.float32)
-        times = layer(lambda params, x, huge=huge: (huge * x, x), lambda params, x, dy: ({}, dy))
-        y, _, _ = reversible(double, times, 1).forward({"f": {}, "g": {}}, state, x, Ctx())
-        assert np.isnan(y).all()
+    scale = layer(lambda c, x: (c * x, x), lambda c, x, dy: (jnp.vdot(x, dy), c * dy))
+    run = jax.jit(gradient_of(reversible(scale, scale, 2)))
+    x = np.ones((1, 2), np.float32)
+    # 4096: around the end of the integers, back to 1; the last: out of the range and back.
+    for factors in ((4096, 0), (-4096, 0), (1e30, 0), (np.nan, 0), (-np.inf, 0), (1500, -1500)):
+        params = {"f": np.zeros(2, np.float32), "g": np.array(factors, np.float32)}
+        assert np.isnan(run(params, state, x, x, Ctx())[0]).all()
 
 
 def test_the_backward_draws_the_same_random_numbers_again():
