@@ -423,23 +423,53 @@ def gelu_erf(x: jax.Array) -> jax.Array:
     f(x)  = x Φ(x),              Φ(x) = erfc(-x/√2) / 2, the normal distribution function
     f'(x) = Φ(x) + x φ(x),       φ(x) = e^(-x²/2) / √(2π), its density
 
-    Numerics: erfc keeps the left tail that (1 + erf(x/√2)) / 2 rounds to 0. Rounding x/√2 leaves a relative error of
-    x² roundings in that tail (float32: 2e-5 at x = -12).
-    Source: Hendrycks, Gimpel 2016 (arXiv:1606.08415).
+    Numerics: in float32 Φ(-|x|) is e^(-x²/2) R(|x|) with a polynomial for R, and what x²/2 loses by rounding is put
+    back: f is right to 4e-7 of itself, and so is f' but near its zero at -0.75, until e^(-x²/2) underflows (x < -13).
+    It takes half the time of an erfc, which is 2e-5 off at -12 already, since √2 is rounded. In float64 it is erfc,
+    with a relative error of x² roundings.
+    Source: Hendrycks, Gimpel 2016 (arXiv:1606.08415); Shepherd, Laframboise 1981 for the form of R.
     """
-    return jnp.where(x == jnp.inf, x, _finite(x) * _normal_cdf(x))
+    if x.dtype == jnp.float64:
+        return jnp.where(x == jnp.inf, x, _finite(x) * _normal_cdf(x))
+    a = jnp.minimum(-_minus_abs(x), 20)
+    e, r = _normal_tail(a, 0.5 * (a * a), 1 / (a + 2))
+    return jnp.where(x >= 0, x, 0) - a * e * r
 
 
 @_elementwise
 def gelu_erf_derivative(x: jax.Array) -> jax.Array:
     """Φ(x) + x φ(x)."""
-    inner = jnp.clip(x, -40, 40)  # φ is 0 outside, in float64 too; x² must not overflow against it
-    density = jnp.exp(-0.5 * jnp.square(inner)) / math.sqrt(2 * math.pi)
-    return _normal_cdf(x) + inner * density
+    if x.dtype == jnp.float64:
+        inner = jnp.clip(x, -40, 40)  # φ is 0 outside; x² must not overflow against it
+        return _normal_cdf(x) + inner * jnp.exp(-0.5 * jnp.square(inner)) / math.sqrt(2 * math.pi)
+    a = jnp.minimum(-_minus_abs(x), 20)
+    # The same numbers as above, but not the same expressions: XLA would calculate those once, and keep an array more
+    # from the forward to the backward.
+    e, r = _normal_tail(a, (0.5 * a) * a, 0.5 / (0.5 * a + 1))
+    below = e * (r - a / math.sqrt(2 * math.pi))
+    return jnp.where(x >= 0, 1 - below, below)
 
 
 def _normal_cdf(x):
     return 0.5 * jax.lax.erfc(-x * math.sqrt(0.5))
+
+
+def _normal_tail(a, s, q):
+    """(e, r) with e = e^(-a²/2) and e r = Φ(-a), in float32, from s = a²/2 and q = 1/(a + 2); 0 <= a <= 20."""
+    t = 1 - 4 * q
+    p = functools.reduce(lambda p, c: p * t + c, _TAIL)
+    h = jnp.round(32 * a) / 32  # h² is exact
+    lost = (0.5 * (h * h) - s) + 0.5 * ((a - h) * (a + h))  # a²/2 - s
+    return jnp.exp(-s) * (1 - lost), 2 * q * p
+
+
+# (a + 2)/2 · Φ(-a) e^(a²/2) as a polynomial in t = (a - 2)/(a + 2), highest power first: a least-maximum fit of the
+# relative error, 3e-9, over 0 <= a <= 14.6.
+_TAIL = (
+    *(-3.3088994857877196e-05, -7.456886191770096e-05, 6.737328408856769e-05, 0.000418299406795386),
+    *(0.0004109588280170051, -0.0009758227959086596, -0.0033669192238225676, -0.00023485983946268385),
+    *(0.018359644251860062, 0.01439868422645219, -0.16570223499012815, 0.33620400245906934),
+)
 
 
 @_elementwise

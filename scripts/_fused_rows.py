@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 from _fused_benchmark import Case, Row
+from _fused_layer_rows import ROWS as LAYERS
 
 from jaxnn.fused import flash_attention, linear_cross_entropy
 
@@ -95,4 +96,4 @@ FLASH_ATTENTION = tuple(
     )
 )
 
-ROWS = (*LINEAR_CROSS_ENTROPY, *FLASH_ATTENTION)
+ROWS = (*LINEAR_CROSS_ENTROPY, *FLASH_ATTENTION, *LAYERS)

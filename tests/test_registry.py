@@ -5,7 +5,7 @@ import inspect
 import pkgutil
 
 import jaxnn
-from jaxnn import combinators, layers, models
+from jaxnn import combinators, fused, layers, models
 from jaxnn.layer import Layer
 from jaxnn.verify import rules
 
@@ -19,7 +19,7 @@ def public_rules():
         for name, f in vars(importlib.import_module(module.name)).items():
             if inspect.isfunction(f) and not name.startswith("_") and name.endswith(("_derivative", "_backward")):
                 found[f"{f.__module__}.{f.__name__}"] = f
-    for module in (layers, combinators, models):
+    for module in (layers, combinators, models, fused):
         for name, f in vars(module).items():
             returns_layer = inspect.isfunction(f) and inspect.signature(f).return_annotation is Layer
             if returns_layer and not name.startswith("_"):

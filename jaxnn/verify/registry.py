@@ -11,9 +11,10 @@ import itertools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxnn import activations, combinators, layers, models
+from jaxnn import activations, combinators, fused, layers, models
 from jaxnn.activations import ACTIVATIONS, Activation
 from jaxnn.fused.flash_attention import flash_attention_backward, flash_attention_forward
 from jaxnn.fused.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
@@ -479,6 +480,15 @@ def layer_examples() -> dict[str, LayerExample]:
         "repeat of remat of residual": example(
             combinators.repeat(combinators.remat(combinators.residual(block)), 2), combinators.repeat, ctx=train
         ),
+        "dense_stack, train": example(
+            fused.dense_stack(2, "silu", 0.25),
+            *(fused.dense_stack, fused.dense_stack_forward, fused.dense_stack_backward),
+            ctx=train,
+        ),
+        "dense_stack, relu, written out, train": example(
+            fused.dense_stack(2, "relu", 0.25, unroll=True), fused.dense_stack, shapes=((6, 5),), ctx=train
+        ),
+        "dense_stack, relu, eval": example(fused.dense_stack(1, "relu", 0.25), fused.dense_stack, shapes=((6, 5),)),
         "mlp, train": example(network, models.mlp, shapes=((6, 5), (3, 2, 4)), ctx=train),
         "mlp, eval": example(network, models.mlp, shapes=((6, 5), (1, 5))),
     }
@@ -500,6 +510,7 @@ def _layers():
     public = (layers.embedding, embedding_forward, embedding_backward)
     yield layer_rule_at("embedding", layers.embedding(5, 3), public, ids, hard=ids, ctx=Ctx())
     gpt = models.gpt(5, 4, 1, 2, max_length=6)
+    yield _reversible()
     yield layer_rule_at("gpt", gpt, (models.gpt, tied_forward, tied_backward), ids[:1], hard=ids[:1], ctx=Ctx())
     yield layer_rule_at("lstm model", models.lstm(5, 3, 1), (models.lstm,), ids[:1], hard=ids[:1], ctx=Ctx())
     yield layer_rule_at(
@@ -518,3 +529,27 @@ def _layers():
         hard=[(np.full((2, 5, 6), 1e4), np.full((2, 3, 7), -1e4)), (numbers(62, 1, 1, 6), numbers(63, 1, 3, 7))],
         ctx=Ctx(train=True, key=_key(7), mask=np.array([[True, False, True]])),
     )
+
+
+def _reversible() -> Rule:
+    """Proven by the forward in floating point: what is rounded to integers has no derivative."""
+    n, block = 2, combinators.serial(layers.dense(3), activation("tanh"))
+
+    def floating(inputs, given):
+        state, ctx = given
+        x1, x2 = jnp.split(inputs["x"], 2, -1)
+        for i in range(n):
+            p = jax.tree.map(lambda leaf, i=i: leaf[i], inputs["params"])
+            x1 = x1 + block.forward(p["f"], state["f"], x2, ctx)[0]
+            x2 = x2 + block.forward(p["g"], state["g"], x1, ctx)[0]
+        return jnp.concatenate([x1, x2], -1)
+
+    rule = layer_rule_at(
+        "reversible",
+        fused.reversible(block, block, n),
+        (fused.reversible,),
+        xs=[numbers(99, 4, 6), numbers(98, 1, 2, 3, 6)],
+        hard=[np.full((4, 6), value) for value in (0.0, 1e3, -1e3)],
+        ctx=Ctx(),
+    )
+    return rule._replace(forward=floating, float32=2e-5)  # the integers are multiples of 2^-20
