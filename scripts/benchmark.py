@@ -258,11 +258,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender")
     parser.add_argument("--no-peers", action="store_true", help="this library and jax.grad only")
     parser.add_argument("--verify", action="store_true", help="compare gradient checkers on tests/corpus, nothing else")
+    parser.add_argument("--every", type=int, default=1, help="with --verify: only every so-and-so-many-th case")
     parser.add_argument("--fused", action="store_true", help="compare each rule with jax.grad, nothing else")
     parser.add_argument("--only", help="with --fused: the rows whose name contains this")
     args = parser.parse_args()
+    if args.every < 1:
+        raise ValueError(f"--every {args.every}: expected at least 1")
     if args.verify:
-        print(verify_benchmark())
+        print(verify_benchmark(args.every))
         return 0
     if args.fused and args.rounds >= 1:
         print(fused_benchmark(ROWS, args.rounds, args.only))
