@@ -25,11 +25,16 @@ class Ctx:
 
     train: bool = False  # True: dropout drops, batch norm uses the batch's statistics
     key: Any = None  # a key from jax.random.key; layers that draw random numbers need it when train is True
-    mask: Any = None  # bool array, True = a real token; its shape is a matter of the layers that read it
+    mask: Any = None  # bool, True = real: (B,) whole examples, or (B, T) tokens; layers that read it say more
 
     def fold(self, i) -> "Ctx":
         """The context of child i: the same, with a key of its own, which does not depend on the other children."""
         return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, i))
+
+    @property
+    def token_mask(self) -> Any:
+        """The mask if it is one of tokens. Layers along a sequence need none of examples, which do not meet in them."""
+        return None if self.mask is None or len(self.mask.shape) == 1 else self.mask
 
 
 class Init(Protocol):

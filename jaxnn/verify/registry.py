@@ -423,6 +423,9 @@ def layer_examples() -> dict[str, LayerExample]:
         "repeat of remat of residual": example(
             combinators.repeat(combinators.remat(combinators.residual(block)), 2), combinators.repeat, ctx=train
         ),
+        "cnn, train": example(
+            models.cnn((3,), (4,), 2, activation="silu", rate=0.25), models.cnn, shapes=((3, 5, 4, 2),), ctx=train
+        ),
         "mlp, train": example(network, models.mlp, shapes=((6, 5), (3, 2, 4)), ctx=train),
         "mlp, eval": example(network, models.mlp, shapes=((6, 5), (1, 5))),
     }
