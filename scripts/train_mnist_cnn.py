@@ -23,11 +23,11 @@ class CnnConfig(Config):
     """The settings of a convolutional network."""
 
     channels: tuple[int, ...] = dataclasses.field(
-        default=(32, 64), metadata={"help": "of the convolutions, each followed by pooling to half the size"}
+        default=(24, 48, 96), metadata={"help": "of the convolutions, each followed by pooling to half the size"}
     )
 
 
-DEFAULTS = CnnConfig(data="digits", layers=(128,), rate=2e-3, batch=128, epochs=10, dropout=0.4)
+DEFAULTS = CnnConfig(data="digits", layers=(128,), rate=2e-3, batch=100, epochs=10, dropout=0.4)
 
 
 def make_cnn(config: CnnConfig, data: Data) -> Layer:

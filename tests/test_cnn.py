@@ -187,4 +187,5 @@ def test_the_defaults_make_a_model_of_mnist(script):
     out_shape, shapes, _ = shapes_of(model, (1, 28, 28, 1))
     assert tuple(out_shape) == (1, 10)
     n_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert n_params == 32 * 9 + 64 + 64 * 32 * 9 + 128 + 64 * 7 * 7 * 128 + 128 + 128 * 10 + 10
+    stages = 24 * 9 + 2 * 24 + 48 * 24 * 9 + 2 * 48 + 96 * 48 * 9 + 2 * 96
+    assert n_params == stages + 96 * 3 * 3 * 128 + 128 + 128 * 10 + 10
