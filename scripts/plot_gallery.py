@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _config import Parser, exit_with_one_line
-from _errors import OURS, curves_of, relative_error, steps
+from _errors import OURS, curves_of, steps
 from _stability import stability_panels
 
 from jaxnn import datasets, plots

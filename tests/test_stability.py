@@ -361,7 +361,8 @@ def targets(name):
         case "gaussian_nll":
             return [np.full((17, 17, 1), y, np.float32) for y in (0, 1, -HUGE)], pairs
         case "cosine":
-            return [np.broadcast_to(np.array(y, np.float32), pairs.shape) for y in ([0, 0], [1, TINY], [HUGE, -HUGE])], pairs
+            vectors = ([0, 0], [1, TINY], [HUGE, -HUGE])
+            return [np.broadcast_to(np.array(y, np.float32), pairs.shape) for y in vectors], pairs
         case "hinge" | "squared_hinge":
             return [np.full_like(alone, y) for y in (-1, 1)], alone
         case "binary_cross_entropy" | "binary_cross_entropy_with_logits" | "focal":
@@ -579,7 +580,7 @@ def test_optax_would_fail():
     optax = pytest.importorskip("optax", reason="optax is not installed")
     x = NUMBERS[np.abs(NUMBERS) < 1e4]
     case = CASES["log_cosh"]
-    assert largest_error(optax.log_cosh(x), [case.truth(CONTEXT.mpf(float(v))) for v in x]) > 1
+    assert largest_error(optax.log_cosh(x), [case.truth(CONTEXT.mpf(float(v))) for v in x]) > 0.9
     z = jnp.array([[17.3, 0.0]])
 
     def loss(z):
