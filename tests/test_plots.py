@@ -412,11 +412,12 @@ def test_the_gallery_shows_where_the_textbook_dies(gallery):
 
 
 def test_the_gallery_shows_where_libraries_die_too(gallery):
-    value, slope = gallery.stability_panels(8)[:2]
-    for part in (value, slope):
+    from _stability import cross_entropy_panels
+
+    for part in cross_entropy_panels(8):
         assert part.errors["ours"].max() < 1e-6
         for name, errors in part.errors.items():
-            assert name == "ours" or errors[part.x > 20].min() == 1
+            assert name == "ours" or errors[part.x > 20].min() >= 1
 
 
 def test_the_gallery_writes_what_it_is_asked_for(gallery, tmp_path, capsys):
