@@ -52,6 +52,12 @@ def _finite(x):
     return jnp.clip(x, -largest, largest)
 
 
+def _times_exp(c, x):
+    """c e^x for x <= 0, as (c h) h with h = e^(x/2): a normal float for |c| > 1 though e^x = h² may underflow."""
+    h = jnp.exp(x / 2)
+    return c * h * h
+
+
 def _step(x, at=0.0):
     """1 where x > at, 0 where x <= at, NaN where x is NaN."""
     return jnp.where(x <= at, 0, jnp.where(x > at, 1, x))
@@ -151,45 +157,58 @@ def silu(x: jax.Array) -> jax.Array:
     f(x)  = x σ(x)
     f'(x) = σ(x) (1 + x σ(-x))
 
-    Numerics: at ±inf the limits 0 and inf, not 0 * inf = NaN.
+    Numerics: with h = exp(-|x|/2), f(x) is x/(1+h²) for x >= 0 and (x h) h/(1+h²) below: right where σ(x) = h²/(1+h²)
+    has underflown already. At ±inf the limits 0 and inf, not 0 * inf = NaN.
     Source: Elfwing, Uchibe, Doya 2017 (arXiv:1702.03118); Ramachandran et al. 2017 (arXiv:1710.05941).
     """
-    return jnp.where(x == jnp.inf, x, _finite(x) * sigmoid(x))
+    h = jnp.exp(_minus_abs(x) / 2)
+    return jnp.where(x >= 0, x, _finite(x) * h * h) / (1 + h * h)
 
 
 @_elementwise
 def silu_derivative(x: jax.Array) -> jax.Array:
     """σ(x) (1 + x σ(-x)).
 
-    Numerics: σ + x σ(1 - σ), the product rule written out, loses x σ(1 - σ) from x = 17 on; σ(-x) does not.
+    Numerics: σ + x σ(1 - σ), the product rule written out, loses x σ(1 - σ) from x = 17 on; σ(-x) does not. At the
+    zero, x = -1.28, the error is one rounding of the terms that cancel.
     """
-    return sigmoid(x) * (1 + _finite(x) * sigmoid(-x))
+    h = jnp.exp(_minus_abs(x) / 2)
+    slope = 1 + _finite(x) * (jnp.where(x >= 0, h * h, 1) / (1 + h * h))
+    return jnp.where(x >= 0, slope, slope * h * h) / (1 + h * h)
 
 
 @_elementwise
 def mish(x: jax.Array) -> jax.Array:
     """A smooth, non-monotonic relu.
 
-    f(x)  = x tanh(softplus(x)) = x n / (n + 2),         n = e^x (e^x + 2)
-    f'(x) = n / (n + 2) + x 4 e^x (1 + e^x) / (n + 2)²
+    f(x)  = x tanh(softplus(x)) = x e^x a,               a = (e^x + 2) / (n + 2), n = e^x (e^x + 2)
+    f'(x) = e^x (a + x 4 (1 + e^x) / (n + 2)²)
 
-    Numerics: the quotient needs one exponential and cancels nowhere; e^x is capped at e^20, where n / (n + 2) is 1
-    in float64 too.
+    Numerics: a cancels nowhere; with h = e^(x/2), (x h) h is right where e^x underflows. From x = 20 on f(x) = x and
+    f'(x) = 1, in float64 too.
     Source: Misra 2019 (arXiv:1908.08681).
     """
-    e = jnp.exp(jnp.minimum(x, 20))
-    n = e * (e + 2)
-    return jnp.where(x == jnp.inf, x, _finite(x) * (n / (n + 2)))
+    below, h, a, _ = _mish_parts(x)
+    return jnp.where(x >= 20, x, below * a * h * h)
 
 
 @_elementwise
 def mish_derivative(x: jax.Array) -> jax.Array:
-    """n / (n + 2) + x 4 e^x (1 + e^x) / (n + 2)², n = e^x (e^x + 2)."""
-    capped = jnp.minimum(x, 20)
-    e = jnp.exp(capped)
+    """e^x (a + x 4 (1 + e^x) / (n + 2)²), a = (e^x + 2) / (n + 2), n = e^x (e^x + 2).
+
+    Numerics: at the zero, x = -1.19, the error is one rounding of the terms that cancel.
+    """
+    below, h, a, b = _mish_parts(x)
+    return jnp.where(x >= 20, 1, (a + below * b) * h * h)
+
+
+def _mish_parts(x):
+    """x up to 20, e^(x/2), a and 4 (1 + e^x) / (n + 2)²."""
+    below = jnp.clip(x, jnp.finfo(x.dtype).min, 20)
+    h = jnp.exp(below / 2)
+    e = h * h
     n = e * (e + 2)
-    # From 20 on the second term is below 1e-15, and e no longer shrinks it: capping x there keeps it small.
-    return n / (n + 2) + _finite(capped) * (4 * e * (1 + e) / jnp.square(n + 2))
+    return below, h, (e + 2) / (n + 2), 4 * (1 + e) / jnp.square(n + 2)
 
 
 # ---------------------------------------------------------------- tanh family
@@ -209,16 +228,16 @@ def tanh(x: jax.Array) -> jax.Array:
 
 @_elementwise
 def tanh_derivative(x: jax.Array) -> jax.Array:
-    """sech²(x) = 4 e / (1 + e)², e = exp(-2|x|).
+    """sech²(x) = (2 e / (1 + e²))², e = exp(-|x|).
 
     Numerics: 1 - tanh² is 0.9 % off at x = 6 and exactly 0 from 8 on in float32 (so is jax.grad of jnp.tanh).
-    This form keeps its relative error below 1e-6 until e underflows at |x| = 43.
+    This form keeps its relative error below 1e-6 until sech² itself underflows at |x| = 44.
 
     >>> tanh_derivative(jnp.array([0.0, 10.0]))
     Array([1.000...e+00, 8.2446...e-09], dtype=float32)
     """
-    e = jnp.exp(2 * _minus_abs(x))
-    return 4 * e / jnp.square(1 + e)
+    e = jnp.exp(_minus_abs(x))
+    return jnp.square(2 * e / (1 + e * e))
 
 
 @_elementwise
@@ -330,7 +349,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 @_elementwise
 def elu_derivative(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     """1 for x > 0, α e^x for x <= 0."""
-    return jnp.where(x <= 0, alpha * jnp.exp(x), jnp.where(x > 0, 1, x))
+    return jnp.where(x <= 0, _times_exp(alpha, x), jnp.where(x > 0, 1, x))
 
 
 @_elementwise
@@ -349,7 +368,10 @@ def celu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
 
 @_elementwise
 def celu_derivative(x: jax.Array, alpha: float = 1.0) -> jax.Array:
-    """1 for x > 0, e^(x/α) for x <= 0."""
+    """1 for x > 0, e^(x/α) for x <= 0.
+
+    Numerics: rounding x/α leaves an error of |x/α| roundings in the tail, unless α is a power of two.
+    """
     positive("celu_derivative", "alpha", alpha)
     return jnp.where(x <= 0, jnp.exp(x / alpha), jnp.where(x > 0, 1, x))
 
@@ -373,7 +395,7 @@ def selu(x: jax.Array) -> jax.Array:
 @_elementwise
 def selu_derivative(x: jax.Array) -> jax.Array:
     """λ for x > 0, λ α e^x for x <= 0."""
-    return SELU_SCALE * elu_derivative(x, SELU_ALPHA)
+    return jnp.where(x <= 0, _times_exp(SELU_SCALE * SELU_ALPHA, x), jnp.where(x > 0, SELU_SCALE, x))
 
 
 @_elementwise
@@ -480,10 +502,13 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
     f'(x) = σ(2u) + 2 x σ'(2u) u'(x),          u'(x) = √(2/π) (1 + 3 · 0.044715 x²)
 
     Numerics: σ(2u) keeps the left tail that 1 + tanh u rounds to 0; beyond |x| = 30 it is constant in float64 too,
-    so u is evaluated at x clipped to ±30, and x³ cannot overflow.
+    so u is evaluated at x clipped to ±30, and x³ cannot overflow. Rounding u leaves a relative error of |2u| roundings
+    in that tail, in f' too (float32: 1e-5 at x = -10). At its zero, x = -0.75, the error of f' is one rounding of the
+    terms that cancel.
     Source: Hendrycks, Gimpel 2016 (arXiv:1606.08415).
     """
-    return jnp.where(x == jnp.inf, x, _finite(x) * sigmoid(2 * _gelu_u(jnp.clip(x, -30, 30))))
+    h = jnp.exp(_minus_abs(_gelu_u(jnp.clip(x, -30, 30))))
+    return jnp.where(x >= 0, x, _finite(x) * h * h) / (1 + h * h)
 
 
 @_elementwise
@@ -491,7 +516,8 @@ def gelu_tanh_derivative(x: jax.Array) -> jax.Array:
     """σ(2u) + 2 x σ'(2u) u'(x), u = √(2/π) (x + 0.044715 x³)."""
     x = jnp.clip(x, -30, 30)
     u, du = _gelu_u(x), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * jnp.square(x))
-    return sigmoid(2 * u) + 2 * x * sigmoid_derivative(2 * u) * du
+    h = jnp.exp(_minus_abs(u))
+    return sigmoid(2 * u) + 2 * x * du * h * h / jnp.square(1 + h * h)
 
 
 def _gelu_u(x):
@@ -519,6 +545,8 @@ def softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Array]
     x and p: any shape, the sum runs along `axis`. Cached: p.
     Numerics: x - max(x) before exp, so nothing overflows. An entry of -inf (a mask) has probability 0 and gradient 0; a
     row of nothing but -inf gives zeros, not NaN. An entry of +inf gives NaN, since the limit is not unique.
+    dx_i is the same if all dp are shifted by one number: by that of the p_i above 1/2, if there is one, where 1 - p_i
+    would cancel.
     """
     x = float_array("softmax", "x", x)
     exps, _ = _shifted_exp(x.astype(at_least_float32(x.dtype)), axis)
@@ -531,6 +559,7 @@ def softmax_backward(cache: jax.Array, dp: jax.Array, axis: int = -1) -> jax.Arr
     """dx_i = p_i (dp_i - Σ_j p_j dp_j); cache is p, dp has its shape."""
     dtype = at_least_float32(cache.dtype)
     p, dp = cache.astype(dtype), dp.astype(dtype)
+    dp = dp - jnp.where(p > 0.5, dp, 0).sum(axis, keepdims=True)
     return (p * (dp - (p * dp).sum(axis, keepdims=True))).astype(cache.dtype)
 
 
@@ -543,24 +572,27 @@ def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Ar
     """Log-probabilities from logits along an axis, and what the backward pass needs: themselves.
 
     y_i = x_i - log Σ_j e^(x_j)
-    dx_i = dy_i - e^(y_i) Σ_j dy_j
+    dx_i = dy_i - e^(y_i) Σ_j dy_j = (1 - e^(y_i)) dy_i - e^(y_i) Σ_(j≠i) dy_j
 
     x and y: any shape, the sum runs along `axis`. Cached: y.
-    Numerics: log(softmax(x)) would be -inf wherever the probability underflows; (x - max) - log Σ exp(x - max) is not.
-    An entry of -inf stays -inf.
+    Numerics: log(softmax(x)) would be -inf wherever the probability underflows. (x - max) - log1p(r) is not, with r the
+    sum of exp(x - max) over all but one largest, which keeps the y of a p next to 1 that log Σ exp(x - max) rounds to
+    0; so does 1 - e^y by expm1. The e^y of a small p has |y| roundings. An entry of -inf stays -inf.
     """
     x = float_array("log_softmax", "x", x)
     exps, shifted = _shifted_exp(x.astype(at_least_float32(x.dtype)), axis)
-    total = exps.sum(axis, keepdims=True)
-    y = (shifted - jnp.log(jnp.where(total == 0, 1, total))).astype(x.dtype)
+    at_max = shifted == 0
+    more = jnp.maximum(at_max.sum(axis, keepdims=True), 1) - 1  # how many are as large as the one that is left out
+    r = jnp.where(at_max, exps - 1, exps).sum(axis, keepdims=True) + more.astype(exps.dtype)
+    y = (shifted - jnp.log1p(r)).astype(x.dtype)
     return y, y
 
 
 def log_softmax_backward(cache: jax.Array, dy: jax.Array, axis: int = -1) -> jax.Array:
-    """dx_i = dy_i - e^(y_i) Σ_j dy_j; cache is y, dy has its shape."""
+    """dx_i = (1 - e^(y_i)) dy_i - e^(y_i) Σ_(j≠i) dy_j; cache is y, dy has its shape."""
     dtype = at_least_float32(cache.dtype)
     y, dy = cache.astype(dtype), dy.astype(dtype)
-    return (dy - jnp.exp(y) * dy.sum(axis, keepdims=True)).astype(cache.dtype)
+    return (-jnp.expm1(y) * dy - jnp.exp(y) * (dy.sum(axis, keepdims=True) - dy)).astype(cache.dtype)
 
 
 def _shifted_exp(x, axis):

@@ -10,7 +10,7 @@ layer's own backward.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 import jax
 
@@ -25,11 +25,16 @@ class Ctx:
 
     train: bool = False  # True: dropout drops, batch norm uses the batch's statistics
     key: Any = None  # a key from jax.random.key; layers that draw random numbers need it when train is True
-    mask: Any = None  # bool array, True = a real token; its shape is a matter of the layers that read it
+    mask: Any = None  # bool, True = real: (B,) whole examples, or (B, T) tokens; layers that read it say more
 
     def fold(self, i) -> "Ctx":
         """The context of child i: the same, with a key of its own, which does not depend on the other children."""
         return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, i))
+
+    @property
+    def token_mask(self) -> Any:
+        """The mask if it is one of tokens. Layers along a sequence need none of examples, which do not meet in them."""
+        return None if self.mask is None or len(self.mask.shape) == 1 else self.mask
 
 
 class Init(Protocol):
@@ -103,33 +108,65 @@ def layer(
     return Layer(layer_init, layer_forward, backward)
 
 
-def as_custom_vjp(layer: Layer) -> Callable[[Any, Any, Any, Ctx], tuple[Any, Any]]:
-    """A function f(params, state, x, ctx) -> (y, state) that `jax.grad` differentiates with layer.backward.
+@overload
+def as_custom_vjp(forward: Layer) -> Callable[[Any, Any, Any, Ctx], tuple[Any, Any]]: ...
+@overload
+def as_custom_vjp(
+    forward: Callable[[Any, Any], tuple[Any, Any]], backward: Callable[[Any, Any, Any], tuple[Any, Any]]
+) -> Callable[[Any, Any], Any]: ...
 
-    ∂L/∂params and ∂L/∂x are those of the layer; state and ctx get no gradient, and a gradient that arrives for the new
-    state is ignored.
+
+def as_custom_vjp(forward: Any, backward: Any = None) -> Any:
+    """A Layer as f(params, state, x, ctx) -> (y, state), or a bare pair as f(params, x) -> y, for `jax.grad`.
+
+    ∂L/∂params and ∂L/∂x are those of the hand-written backward; state and ctx get no gradient, and a gradient that
+    arrives for the new state is ignored.
+
+    f works under jit, vmap and scan, and so does its gradient, of which `jax.jvp` can be taken. Of f itself it cannot
+    (TypeError): a backward says nothing about forward mode.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn.layers import activation
     >>> f = as_custom_vjp(activation("relu"))
     >>> jax.grad(lambda x: f({}, (), x, Ctx())[0].sum())(jnp.array([-1.0, 2.0]))
     Array([0., 1.], dtype=float32)
+    >>> from jaxnn.layers.dense import dense_backward, dense_forward
+    >>> f = as_custom_vjp(dense_forward, dense_backward)
+    >>> f({"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, jnp.ones((1, 2)))
+    Array([[2., 2., 2.]], dtype=float32)
     """
+    if backward is not None:
+        of_layer = as_custom_vjp(layer(forward, backward))
+        return lambda params, x: of_layer(params, (), x, Ctx())[0]
+    of_layer = forward
 
     @jax.custom_vjp
     def f(params, state, x, ctx):
-        y, state, _ = layer.forward(params, state, x, ctx)
+        y, state, _ = of_layer.forward(params, state, x, ctx)
         return y, state
 
     def f_forward(params, state, x, ctx):
-        y, state, cache = layer.forward(params, state, x, ctx)
+        y, state, cache = of_layer.forward(params, state, x, ctx)
         return (y, state), (params, cache)
 
     def f_backward(saved, cotangents):
         params, cache = saved
         dy, _ = cotangents
-        dparams, dx = layer.backward(params, cache, dy)
+        dparams, dx = of_layer.backward(params, cache, dy)
         return dparams, None, dx, None
 
     f.defvjp(f_forward, f_backward)
-    return f
+
+    @functools.wraps(of_layer.forward)
+    def differentiable(params, state, x, ctx):
+        try:
+            return f(params, state, x, ctx)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                "as_custom_vjp: forward-mode differentiation (jax.jvp, jax.jacfwd) of a rule that has a backward only; "
+                "use jax.vjp, jax.grad or jax.jacrev, or give jax.jvp the function without as_custom_vjp"
+            ) from error
+
+    return differentiable

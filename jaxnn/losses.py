@@ -248,10 +248,11 @@ def poisson_nll_loss(y_true, y_pred, weights=None):
     ℓ = e^ŷ - y ŷ,  ∂ℓ/∂ŷ = e^ŷ - y
 
     ŷ is the logarithm of the rate; the constant log y! is left out. y >= 0.
-    Numerics: e^ŷ is infinite from ŷ = 89 on (float32), as the loss itself is.
+    Numerics: e^ŷ is infinite from ŷ = 89 on (float32), as the loss itself is; there y ŷ is left out, which may be too.
     """
     _require_not_negative("poisson_nll_loss", y_true, "counts that are 0 or greater")
-    return _mean(jnp.exp(y_pred) - y_true * y_pred, weights)
+    rate = jnp.exp(y_pred)
+    return _mean(rate - y_true * jnp.where(rate == jnp.inf, 0, y_pred), weights)
 
 
 @_derivative()
@@ -279,7 +280,8 @@ def gaussian_nll_loss(y_true, y_pred, weights=None):
 
     y_true (..., k), y_pred (..., 2k): k means, then k log-variances. The mean runs over all entries of y_true; the
     constant log(2π)/2 is left out.
-    Numerics: (y - μ)² e^-s is the square of (μ - y) e^(-s/2), which is 0 at y = μ whatever s (not 0 * inf).
+    Numerics: (y - μ)² e^-s is the square of (μ - y) e^(-s/2), which is 0 at y = μ whatever s (not 0 * inf). |μ - y| is
+    taken as 3e38 (float32) where it overflows.
     """
     e, s, root = _gaussian_parts(y_true, y_pred)
     return _mean((s + jnp.square(e * root)) / 2, weights)
@@ -297,7 +299,8 @@ def gaussian_nll_derivative(y_true, y_pred, weights=None):
 def _gaussian_parts(y_true, y_pred):
     """μ - y, s, and e^(-s/2), taken as 1 where μ = y."""
     mean, s = jnp.split(y_pred, 2, axis=-1)
-    e = mean - y_true.astype(mean.dtype)
+    largest = jnp.finfo(mean.dtype).max
+    e = jnp.clip(mean - y_true.astype(mean.dtype), -largest, largest)
     return e, s, jnp.exp(jnp.where(e == 0, 0, -s / 2))
 
 
@@ -370,14 +373,15 @@ def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float
 
     y in [0, 1]; γ = 0 and α = 1/2 give half of `binary_cross_entropy_with_logits`.
     Raises ValueError unless γ >= 0 and 0 <= α <= 1.
-    Numerics: σ(-z)^γ = exp(γ log σ(-z)), so no power of 0 is differentiated.
+    Numerics: σ(-z)^γ = e^(-γ max(z, 0)) / (1 + e^-|z|)^γ, so no power of 0 is differentiated, and of a large exponent
+    nothing is rounded but γ z, which is exact for a γ that is a power of two.
     Source: Lin et al. 2017 (arXiv:1708.02002).
     """
     _check_focal("focal_loss", gamma, alpha)
     _require_share("focal_loss", y_true)
 
     def g(z):
-        return -jnp.exp(gamma * log_sigmoid(-z)) * log_sigmoid(z)
+        return -_power_of_sigmoid(z, gamma) * log_sigmoid(z)
 
     return _mean(y_true * alpha * g(y_pred) + (1 - y_true) * (1 - alpha) * g(-y_pred), weights)
 
@@ -389,9 +393,15 @@ def focal_derivative(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha:
     _require_share("focal_derivative", y_true)
 
     def dg(z):
-        return -jnp.exp(gamma * log_sigmoid(-z)) * (sigmoid(-z) - gamma * sigmoid(z) * log_sigmoid(z))
+        return -_power_of_sigmoid(z, gamma) * (sigmoid(-z) - gamma * sigmoid(z) * log_sigmoid(z))
 
     return _mean_derivative(y_true * alpha * dg(y_pred) - (1 - y_true) * (1 - alpha) * dg(-y_pred), weights)
+
+
+def _power_of_sigmoid(z, gamma):
+    """σ(-z)^γ = e^(-γ max(z, 0)) / (1 + e^-|z|)^γ."""
+    above, below = jnp.where(z >= 0, z, 0), jnp.where(z >= 0, -z, z)
+    return jnp.exp(-gamma * above) * jnp.power(1 / (1 + jnp.exp(below)), gamma)
 
 
 def _check_focal(who, gamma, alpha):
@@ -587,7 +597,7 @@ def cosine_loss(y_true, y_pred, weights=None):
 
     y_true and y_pred (..., features). A vector of zeros has no direction: ℓ = 1 and the derivative is 0.
     Numerics: ℓ = ‖u - v‖²/2 and ∂ℓ/∂ŷ = (u - v - ℓ u)/‖ŷ‖, which keep their digits for parallel vectors, where 1 - u·v
-    cancels; norms are scaled by the largest entry, so that entries of 1e-30 or 1e30 neither vanish nor overflow.
+    cancels; norms are scaled by the largest entry, so that entries of 1e-38 or 3e38 neither vanish nor overflow.
     """
     u, v, _, some = _directions(y_true, y_pred)
     return _mean(jnp.where(some, jnp.square(u - v).sum(-1) / 2, 1), weights)
@@ -612,7 +622,9 @@ def _directions(y_true, y_pred):
 def _direction(x):
     largest = jnp.abs(x).max(-1, keepdims=True)
     some = largest > 0
-    scaled = x / jnp.where(some, largest, 1)
+    # Twice by the root: XLA divides a row by multiplying with 1 / largest, which underflows for the largest floats.
+    root = 1 / jnp.sqrt(jnp.where(some, largest, 1))
+    scaled = x * root * root
     norm = jnp.sqrt(jnp.where(some, jnp.square(scaled).sum(-1, keepdims=True), 1))
     return scaled / norm, norm * jnp.where(some, largest, 1), some[..., 0]
 

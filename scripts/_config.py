@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Config:
     out: str | None = dataclasses.field(
         default=None, metadata={"help": "the run folder (default: the next free runs/NAME-N)"}
     )
+    resume: str | None = dataclasses.field(
+        default=None, metadata={"help": "the folder of a run to go on with; other flags change its settings"}
+    )
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def sizes(text: str) -> tuple[int, ...]:
@@ -61,15 +69,40 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see --help")
 
 
-def parse(description: str, defaults: Config, argv: list[str] | None = None) -> Config:
-    """The command line as a Config."""
-    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for field in dataclasses.fields(Config):
+def parse(description: str, defaults: AnyConfig, argv: list[str] | None = None) -> AnyConfig:
+    """The command line as a Config: of the kind of the defaults, which are replaced by the settings of a run to go on
+    with.
+    """
+    first = Parser(add_help=False, allow_abbrev=False)
+    first.add_argument("--resume")
+    known, _ = first.parse_known_args(argv)
+    if known.resume is not None:
+        defaults = settings_of(Path(known.resume), type(defaults))
+    parser = Parser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+    for field in dataclasses.fields(defaults):
         default = getattr(defaults, field.name)
-        kind: Callable[[str], Any] = sizes if field.name == "layers" else str if default is None else type(default)
-        shown = ",".join(map(str, defaults.layers)) if field.name == "layers" else default
+        several = isinstance(default, tuple)
+        kind: Callable[[str], Any] = sizes if several else str if default is None else type(default)
+        shown = ",".join(map(str, default)) if several else default
         parser.add_argument(f"--{field.name}", type=kind, default=shown, **field.metadata)
-    return Config(**vars(parser.parse_args(argv)))
+    return type(defaults)(**vars(parser.parse_args(argv)))
+
+
+AnySettings = TypeVar("AnySettings")
+
+
+def settings_of(folder: Path, kind: type[AnySettings]) -> AnySettings:
+    """The settings of a run, from its folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--resume {folder}: there is no {path}; expected the folder of a run of this script")
+    try:
+        fields = json.loads(path.read_text())
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not the settings of a run of this script ({error})") from error
 
 
 def exit_with_one_line(main: Callable[[], int | None]) -> None:

@@ -18,7 +18,7 @@ SYNTHETIC = {
     "xor": datasets.xor,
     "blobs": datasets.blobs,
 }
-# What an MLP's linear output can be trained with; the other losses expect probabilities or log-probabilities.
+# What a network's linear output can be trained with; the other losses expect probabilities or log-probabilities.
 CLASS_LOSSES = (
     "softmax_cross_entropy_with_integer_labels",
     "softmax_cross_entropy",
@@ -54,6 +54,8 @@ class Data(NamedTuple):
 def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> Data:
     """Read `name`, hold out a fifth for testing (unless the files bring a test set) and standardise."""
     train, test = _read(name, label, task, key)
+    if train.x.ndim == 3:  # grey images
+        train, test = (part._replace(x=part.x[..., None]) for part in (train, test))
     standardizer, prepare = None, scale_pixels(16 if name == "digits" else 255)
     if train.x.dtype != np.uint8:
         standardizer = datasets.fit_standardizer(train.x)
@@ -83,7 +85,7 @@ def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> 
         classes=train.classes,
         n_out=n_out,
         prepare=prepare,
-        images=train.x.ndim == 3 or (train.x.ndim == 4 and train.x.shape[3] in (1, 3)),
+        images=train.x.ndim == 4 and train.x.shape[3] in (1, 3),
         y_mean=y_mean,
         y_std=y_std,
         standardizer=standardizer,

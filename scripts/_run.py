@@ -1,4 +1,4 @@
-"""One training run, from a Config to a run folder: shared by train_digits.py and train.py."""
+"""One training run, from a Config to a run folder: shared by train_digits.py, train_mnist_cnn.py and train.py."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from _config import Config
+from _config import AnyConfig, Config
 from _data import Data, load
 from tqdm import tqdm
 
@@ -29,6 +29,7 @@ from jaxnn.training import (
     accuracy,
     confusion_matrix,
     fit,
+    load_tree,
     predict,
     r_squared,
     root_mean_square_error,
@@ -37,36 +38,46 @@ from jaxnn.training import (
 )
 
 
-def run(config: Config) -> int:
+def make_mlp(config: Config, data: Data) -> Layer:
+    return models.mlp(config.layers, data.n_out, config.activation, config.initializer, config.dropout)
+
+
+def run(config: AnyConfig, make_model: Callable[[AnyConfig, Data], Layer] = make_mlp) -> int:
     """Train, print a line an epoch, write the run folder; 0, or 1 if training diverged."""
+    if config.resume is not None and config.out is not None:
+        raise ValueError("--resume goes on in the run's own folder; leave --out out")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"--seed {config.seed}: expected a whole number from 0 to {2**32 - 1}")
     data_key, train_key = jax.random.split(jax.random.key(config.seed))
     data = load(config.data, config.label, config.task, config.loss, data_key)
-    model = models.mlp(config.layers, data.n_out, config.activation, config.initializer, config.dropout)
+    model = make_model(config, data)
     optimizer = make_optimizer(config, len(data.train[0]))
     train_state = start(train_key, model, optimizer, (1, *data.train[0].shape[1:]))
+    if config.resume is not None:
+        train_state = load_tree(Path(config.resume) / "train_state.npz", train_state)
+    done = int(train_state.epoch)
     epochs = fit(
         model,
         data.train,
         train_state,
         loss=get_loss(data.loss),
         optimizer=optimizer,
-        epochs=config.epochs,
+        epochs=max(config.epochs - done, 0),
         batch_size=config.batch,
         validation=data.test,
         metrics=make_metrics(data),
         penalty=make_penalty(config),
         prepare=data.prepare,
     )
-    out = make_run_folder(config)
-    records: list[EpochRecord] = []
+    out = make_run_folder(config) if config.resume is None else Path(config.resume)
+    settings = dataclasses.asdict(config) | {"out": None, "resume": None}
+    (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     status = 0
-    with (out / "metrics.jsonl").open("w") as log:
+    with (out / "metrics.jsonl").open("a") as log:
         try:
-            for record in tqdm(epochs, total=config.epochs, unit="epoch", disable=None):
-                records.append(record)
+            for record in tqdm(epochs, initial=done, total=config.epochs, unit="epoch", disable=None):
                 train_state = record.train_state
+                save_tree(out / "train_state.npz", train_state)
                 tqdm.write(line(record, config.epochs))
                 print(json.dumps(finite(record.to_dict()), allow_nan=False), file=log, flush=True)
         except KeyboardInterrupt:
@@ -74,7 +85,7 @@ def run(config: Config) -> int:
         except Diverged as error:
             tqdm.write(f"diverged: {error}")
             train_state, status = error.train_state, 1
-    write_report(out, config, data, model, train_state, records)
+    write_report(out, data, model, train_state)
     return status
 
 
@@ -132,19 +143,17 @@ def make_run_folder(config: Config) -> Path:
     if config.out is not None:
         out = Path(config.out)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ValueError(f"--out {out} exists and is not an empty folder; choose another")
+            raise ValueError(f"--out {out} exists and is not an empty folder; choose another, or --resume it")
     else:
         name = Path(config.data).stem or "run"
         out = next(p for i in itertools.count(1) if not (p := Path("runs") / f"{name}-{i}").exists())
     out.mkdir(parents=True, exist_ok=True)
-    (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
     return out
 
 
-def write_report(
-    out: Path, config: Config, data: Data, model: Layer, train_state: TrainState, records: list[EpochRecord]
-) -> None:
-    """Parameters and figures into the run folder; the result on stdout."""
+def write_report(out: Path, data: Data, model: Layer, train_state: TrainState) -> None:
+    """Parameters and figures, of all sessions of the run, into its folder; the result on stdout."""
+    records = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
     if not records:
         print("no epoch was finished: the parameters are the initial ones")
     save_tree(
@@ -152,7 +161,7 @@ def write_report(
         {"params": train_state.params, "state": train_state.state, "standardizer": data.standardizer},
     )
     if records:
-        plots.curves([record.to_dict() for record in records]).savefig(out / "curves.png")
+        plots.curves(records).savefig(out / "curves.png")
     x, _ = data.test
     y_pred = np.asarray(predict(model, train_state.params, train_state.state, x, prepare=data.prepare))
     if data.classes:
@@ -167,6 +176,7 @@ def write_report(
     if data.images and data.classes:
         plots.mistakes(x, data.labels, y_pred, data.classes).savefig(out / "mistakes.png")
     if data.images:
-        first = next(p["w"] for p in train_state.params if p)
-        plots.weights(np.asarray(first), x.shape[1:]).savefig(out / "weights.png")
+        first = np.asarray(next(p["w"] for p in train_state.params if p))
+        patch = x.shape[1:] if first.ndim == 2 else first.shape[:-1]  # what a neuron looks at
+        plots.weights(first.reshape(-1, first.shape[-1]), patch).savefig(out / "weights.png")
     print(f"run folder {out}: {', '.join(sorted(p.name for p in out.iterdir()))}")

@@ -1,4 +1,4 @@
-"""Draw the gallery: what the library's formulas, initializers, networks and optimizers do, as five PNG files.
+"""Draw the gallery: what the library's formulas, initializers, networks and optimizers do, as six PNG files.
 
 python scripts/plot_gallery.py                        all of them, into the folder gallery
 python scripts/plot_gallery.py --only activations     one of them
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _config import Parser, exit_with_one_line
+from _errors import OURS, curves_of, steps
+from _stability import stability_panels
 
 from jaxnn import datasets, plots
 from jaxnn._checks import unknown_name
@@ -43,7 +45,7 @@ from jaxnn.training import fit, predict, start
 
 # ---------------------------------------------------------------- formula errors: the textbook's forms
 
-OURS, TEXTBOOK, GRAD_OF_OURS, GRAD_OF_TEXTBOOK = "ours", "textbook", "jax.grad of ours", "jax.grad of textbook"
+TEXTBOOK, GRAD_OF_OURS, GRAD_OF_TEXTBOOK = "textbook", "jax.grad of ours", "jax.grad of textbook"
 FROM_PROBABILITIES = "ours, from probabilities"
 
 
@@ -94,19 +96,6 @@ def textbook_cross_entropy_derivative(z, y=1.0):
 # ---------------------------------------------------------------- formula errors: the numbers
 
 
-def relative_error(value, truth: np.ndarray) -> np.ndarray:
-    """|value - truth| / |truth| in float64. Below 1e-37, where float32 ends, nothing counts as an error."""
-    value = np.asarray(value, np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.abs(value - truth) / np.abs(truth)
-    return np.where((value == truth) | ((np.abs(value) < 1e-37) & (np.abs(truth) < 1e-37)), 0, error)
-
-
-def steps(low: float, high: float, count: int, spaced: Callable = np.linspace, samples: int = 50) -> np.ndarray:
-    """The range from low to high in `count` steps of so many float32 samples each: (count, samples)."""
-    return spaced(low, high, count * samples).astype(np.float32).reshape(count, samples)
-
-
 def forms(textbook, textbook_derivative, ours, ours_derivative) -> tuple[dict[str, Callable], dict[str, Callable]]:
     """The forms of a formula of one number, and the forms of its derivative, those by jax.grad among them."""
     values = {OURS: ours, TEXTBOOK: textbook}
@@ -117,15 +106,6 @@ def forms(textbook, textbook_derivative, ours, ours_derivative) -> tuple[dict[st
         GRAD_OF_TEXTBOOK: jax.grad(textbook),
     }
     return values, derivatives
-
-
-def largest_errors(functions: dict[str, Callable], x: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """The largest relative error of each function within each step of x (count, samples)."""
-    return {name: relative_error(jnp.vectorize(f)(x), truth).max(1) for name, f in functions.items()}
-
-
-def curves_of(title, note, x_label, x, functions, truth, x_scale="linear") -> plots.ErrorCurves:
-    return plots.ErrorCurves(title, note, x_label, x.mean(1), largest_errors(functions, x, truth), x_scale)
 
 
 def stable_sigmoid(x: np.ndarray) -> np.ndarray:
@@ -244,6 +224,12 @@ def formula_errors(quick: bool):
     sigmoids, tanhs, cross_entropies = sigmoid_panels(count), tanh_panels(count), cross_entropy_panels(count)
     parts = [*sigmoids, relu_table(), *tanhs, *mse_tables(), *cross_entropies]
     largest = max(part.errors[OURS].max() for part in (*sigmoids, *tanhs, *cross_entropies))
+    return plots.error_curves(parts), f"largest relative error of our forms {largest:.1e}"
+
+
+def stability(quick: bool):
+    parts = stability_panels(60 if quick else 220)
+    largest = max(part.errors[OURS].max() for part in parts)
     return plots.error_curves(parts), f"largest relative error of our forms {largest:.1e}"
 
 
@@ -395,6 +381,7 @@ def optimizer_paths(quick: bool):
 GALLERY = {
     "activations": activations,
     "formula_errors": formula_errors,
+    "stability": stability,
     "init_variance": init_variance,
     "decision_boundary": decision_boundary,
     "optimizer_paths": optimizer_paths,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from _config import Parser, exit_with_one_line
+from _config import Parser, exit_with_one_line, settings_of
 from _text import Ids, mean_loss, rounds, trigram_bits
 
 from jaxnn import datasets, models, plots
@@ -71,7 +71,7 @@ def parse(argv: list[str] | None) -> Config:
     known, _ = first.parse_known_args(argv)
     if known.model not in DEFAULTS:
         raise unknown_name("model", known.model, DEFAULTS)
-    defaults = DEFAULTS[known.model] if known.resume is None else settings_of(Path(known.resume))
+    defaults = DEFAULTS[known.model] if known.resume is None else settings_of(Path(known.resume), Config)
     parser = Parser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -82,17 +82,6 @@ def parse(argv: list[str] | None) -> Config:
             options["help"] += f" (default: {default!r})"
         parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
     return Config(**vars(parser.parse_args(argv)))
-
-
-def settings_of(folder: Path) -> Config:
-    """The Config of a run."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume {folder}: there is no {path}; expected the folder of a run of this script")
-    try:
-        return Config(**json.loads(path.read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not the settings of a run of this script ({error})") from error
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,7 +34,7 @@ PEERS = {
 FLOAT32_BOUNDS = {
     "tanh": (4e-7, 4e-6),  # e^-2x carries 2x roundings
     "silu": (4e-7, 2e-6),  # the derivative's zero at x = -1.28 amplifies
-    "mish": (4e-7, 3e-6),
+    "mish": (4e-7, 6e-6),
     "gelu_erf": (4e-7, 4e-6),  # the derivative's zero at x = -0.75 amplifies
     "gelu_tanh": (2e-5, 2e-5),
 }
@@ -156,7 +156,8 @@ def test_softmax_and_log_softmax():
     x = np.random.default_rng(0).normal(size=(3, 4, 5)) * 3
     for axis in (0, 1, -1):
         np.testing.assert_allclose(jaxnn.softmax(x, axis), jax.nn.softmax(jnp.asarray(x), axis), rtol=1e-5)
-        np.testing.assert_allclose(jaxnn.log_softmax(x, axis), jax.nn.log_softmax(jnp.asarray(x), axis), rtol=1e-5)
+        expected = jax.nn.log_softmax(jnp.asarray(x), axis)  # which is a rounding of log Σ off near 0
+        np.testing.assert_allclose(jaxnn.log_softmax(x, axis), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_softmax_of_masks_and_extremes():

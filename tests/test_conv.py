@@ -26,6 +26,8 @@ CASES = [
     (((5, 6), 3, 6, (3, 2)), {"stride": (2, 1), "padding": ((3, 0), (0, 4)), "dilation": (1, 3), "groups": 3}),
     (((6, 5), 3, 3, (3, 2)), {"stride": (3, 2), "padding": "same", "dilation": (2, 1), "groups": 3}),
     (((4, 7), 3, 3, (2, 3)), {"stride": (3, 5), "padding": ((2, 0), (0, 1)), "dilation": 1, "groups": 3}),
+    (((5, 6), 9, 8, (3, 2)), {"stride": (1, 2), "padding": ((2, 1), (0, 1)), "dilation": (1, 2), "groups": 1}),
+    (((31,), 2, 3, (26,)), {"stride": 2, "padding": ((3, 5),), "dilation": 1, "groups": 1}),  # more taps than fit
 ]
 
 

@@ -264,3 +264,24 @@ def test_a_bare_pair_becomes_a_layer():
     params, y, _ = run(combinators.serial(scale, scale), jnp.ones((2, 3)))
     np.testing.assert_array_equal(y, np.full((2, 3), 4.0))
     assert jax.tree.structure(params) == jax.tree.structure(({"s": 0}, {"s": 0}))
+
+
+@pytest.mark.peers
+def test_dense_is_pytorch_s():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    rng = np.random.default_rng(0)
+    w, b, x, dy = (rng.normal(size=shape) for shape in ((5, 3), (3,), (2, 4, 5), (2, 4, 3)))
+    theirs = torch.nn.Linear(5, 3, dtype=torch.float64)
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor(w.T))
+        theirs.bias.copy_(torch.tensor(b))
+    their_x = torch.tensor(x, requires_grad=True)
+    their_y = theirs(their_x)
+    their_y.backward(torch.tensor(dy))
+    with jax.enable_x64(True):
+        params, x, dy = jax.tree.map(jnp.asarray, ({"w": w, "b": b}, x, dy))
+        y, _, cache = layers.dense(3).forward(params, (), x, Ctx())
+        dparams, dx = layers.dense(3).backward(params, cache, dy)
+    expected = their_y, their_x.grad, theirs.weight.grad.T, theirs.bias.grad
+    for ours, peer in zip((y, dx, dparams["w"], dparams["b"]), expected, strict=True):
+        np.testing.assert_allclose(ours, peer.detach().numpy(), rtol=1e-12, atol=1e-14)

@@ -411,6 +411,15 @@ def test_the_gallery_shows_where_the_textbook_dies(gallery):
     assert outputs["jax.grad of textbook"][1] == ("0.5", False)
 
 
+def test_the_gallery_shows_where_libraries_die_too(gallery):
+    from _stability import cross_entropy_panels
+
+    for part in cross_entropy_panels(8):
+        assert part.errors["ours"].max() < 1e-6
+        for name, errors in part.errors.items():
+            assert name == "ours" or errors[part.x > 20].min() >= 1
+
+
 def test_the_gallery_writes_what_it_is_asked_for(gallery, tmp_path, capsys):
     assert gallery.main(["--out", str(tmp_path / "new"), "--quick", "--only", "optimizer_paths"]) == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["optimizer_paths.png"]

@@ -143,7 +143,7 @@ def attention(
         if active > 0 and ctx.key is None:
             raise ValueError("attention: train=True needs random numbers; pass Ctx(train=True, key=jax.random.key(…))")
         y, cache = multi_head_forward(
-            params, x, n_heads, causal=causal, rotary_base=rotary_base, mask=ctx.mask, rate=active, key=ctx.key
+            params, x, n_heads, causal=causal, rotary_base=rotary_base, mask=ctx.token_mask, rate=active, key=ctx.key
         )
         return y, state, cache
 

@@ -158,7 +158,7 @@ def _layer(name, n_units, last, chunk, truncate, initializer):
         return (in_shape[0], n_units) if last else (*in_shape[:2], n_units), {"w": w, "u": u, "b": b}, ()
 
     def forward(params, state, x, ctx, /):
-        h, final, cache = recurrent_forward(cell, params, x, mask=ctx.mask, chunk=chunk, truncate=truncate)
+        h, final, cache = recurrent_forward(cell, params, x, mask=ctx.token_mask, chunk=chunk, truncate=truncate)
         return _as_tuple(final)[0] if last else h, state, cache
 
     def backward(params, cache, dy, /):

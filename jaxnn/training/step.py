@@ -21,7 +21,9 @@ class Batch(NamedTuple):
 
     x: Any  # (batch, ...) what the model takes
     y: Any  # (batch, ...) what the loss takes as y_true
-    weights: Any = None  # (batch,) weight of each example in the loss, 0 for padding; None: 1 each
+    # Of each example in the loss (batch,): 0 is padding, which no layer counts, ctx.mask says so. Or of each token
+    # (batch, time), in the loss alone: what need not be said may still be read. None: 1 each.
+    weights: Any = None
 
 
 class TrainState(NamedTuple):
@@ -80,7 +82,8 @@ def train_step(
     key is for this step's random numbers (dropout). penalty(params) is the derivative of a penalty on the parameters,
     such as functools.partial(l2_derivative, lambda_=1e-4). Pure, for use under jit, scan and vmap.
     """
-    ctx = Ctx(train=True, key=key)
+    mask = None if batch.weights is None or batch.weights.ndim > 1 else batch.weights.astype(bool)
+    ctx = Ctx(train=True, key=key, mask=mask)
     value, state, grads = loss_and_gradient(model, loss, train_state.params, train_state.state, batch, ctx)
     if penalty is not None:
         grads = jax.tree.map(jnp.add, grads, penalty(train_state.params))

@@ -489,6 +489,9 @@ def layer_examples() -> dict[str, LayerExample]:
             fused.dense_stack(2, "relu", 0.25, unroll=True), fused.dense_stack, shapes=((6, 5),), ctx=train
         ),
         "dense_stack, relu, eval": example(fused.dense_stack(1, "relu", 0.25), fused.dense_stack, shapes=((6, 5),)),
+        "cnn, train": example(
+            models.cnn((3,), (4,), 2, activation="silu", rate=0.25), models.cnn, shapes=((3, 5, 4, 2),), ctx=train
+        ),
         "mlp, train": example(network, models.mlp, shapes=((6, 5), (3, 2, 4)), ctx=train),
         "mlp, eval": example(network, models.mlp, shapes=((6, 5), (1, 5))),
     }
