@@ -25,9 +25,9 @@ SAY_NOTHING = [
 
 
 def cases(chosen):
-    """All of them, of which the plain test command runs every tenth; `pytest -m slow` runs the others."""
+    """All of them, of which the plain test command runs every twentieth; `pytest -m slow` runs the others."""
     slow = [pytest.mark.slow]
-    each = [pytest.param(case, id=case.name, marks=slow if i % 10 else ()) for i, case in enumerate(chosen)]
+    each = [pytest.param(case, id=case.name, marks=slow if i % 20 else ()) for i, case in enumerate(chosen)]
     return pytest.mark.parametrize("case", each)
 
 

@@ -16,12 +16,16 @@ from jaxnn.verify.rule import numbers, random_params, representable, shapes_of
 RULES = {rule.name: rule for rule in rules()}
 LAYERS = layer_examples()
 EVERY_RULE = pytest.mark.parametrize("name", RULES)
-# Running a layer step by step takes seconds: the plain test command does a third of them, `-m slow` the others.
-STEP_BY_STEP = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] if n in LAYERS and i % 3 else []) for i, n in enumerate(RULES)],
-)
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
+
+
+def a_third(names, start):
+    """Compiling layers takes seconds each: the plain test command does a third of them, `-m slow` the others."""
+    slow = [[pytest.mark.slow] if name in LAYERS and (i - start) % 3 else [] for i, name in enumerate(names)]
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in zip(names, slow, strict=True)])
+
+
+STEP_BY_STEP = a_third(RULES, 0)
 
 
 def cotangent(rule, inputs, given, seed):
@@ -82,7 +86,7 @@ def test_a_broken_gradient_is_noticed(name):
             assert all(other.error == 0 for other in errors[:i] + errors[i + 1 :])
 
 
-@EVERY_RULE
+@a_third(RULES, 1)
 def test_hard_inputs_stay_finite(name):
     rule = RULES[name]
     both = jax.jit(lambda inputs, given, dy: (rule.forward(inputs, given), rule.backward(inputs, given, dy)))
@@ -107,7 +111,7 @@ def test_layer_keeps_its_promises_about_shapes(name):
         assert (dx.shape, dx.dtype) == (x.shape, x.dtype)
 
 
-@EVERY_LAYER
+@a_third(LAYERS, 2)
 def test_jax_grad_of_as_custom_vjp_is_our_backward(name):
     layer, _, in_shapes, ctx = LAYERS[name]
     _, params, state = shapes_of(layer, in_shapes[0])
@@ -130,7 +134,7 @@ def test_jax_grad_of_as_custom_vjp_is_our_backward(name):
     assert largest_error(through_grad, ours) < 1e-12
 
 
-@pytest.mark.parametrize("name", [name for name, example in LAYERS.items() if not example.ctx.train])
+@a_third([name for name, example in LAYERS.items() if not example.ctx.train], 0)
 def test_gradients_of_single_examples_add_up_to_the_batch_s(name):
     layer, _, in_shapes, ctx = LAYERS[name]
     out_shape, params, state = shapes_of(layer, in_shapes[0])
