@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from _evidence import evidence, normal
 
+from jaxnn.verify.breaks import broken_backward
 from jaxnn.verify.otherwise import other_function
 from jaxnn.verify.report import EXACT
 
@@ -116,6 +117,25 @@ def test_noise_is_not_explained(f):
 
 def test_infinity_agrees_with_nothing():
     assert found(squared, lambda *args: np.full(W.shape, np.inf), Y) == []
+
+
+def test_a_mask_that_the_forward_computes():
+    """Its cases may be constants; and an array of keys among the arguments is no array of numbers."""
+
+    def sloped(w, x, ids, keys):
+        z = (x @ w)[ids]
+        noise = jax.random.normal(keys[0], z.shape)
+        return jnp.sum(jnp.where(z > 0, 1.0, 0.1) * z * noise)
+
+    def inverted(w, x, ids, keys):
+        z = (x @ w)[ids]
+        return x.T @ jnp.zeros((6, 4)).at[ids].add(jnp.where(z > 0, 0.1, 1.0) * jax.random.normal(keys[0], z.shape))
+
+    given = {"x": X, "ids": LABELS, "keys": jax.random.split(jax.random.key(3, impl="unsafe_rbg"))}
+    case = evidence(sloped, lambda *args: (inverted(*args),), {"w": W}, given)
+    assert ["turned round" in finding.text for finding in other_function(case, 20.0)] == [True]
+    noise = evidence(sloped, lambda *args: (inverted(*args) + 1e-3 * normal(9, 3, 4),), {"w": W}, given)
+    assert other_function(noise, 20.0) == broken_backward(noise, 20.0) == []
 
 
 def test_another_key():

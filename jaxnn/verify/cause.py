@@ -1,4 +1,4 @@
-"""Why is it wrong? Both stages of the diagnosis at the failing point, and what they found, best first."""
+"""Why is it wrong? The three stages of the diagnosis at the failing point, and what they found, best first."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ DIAGNOSIS_SECONDS = 10.0  # the most that breaking the backward on purpose may t
 
 
 def diagnosis(evaluator: Evaluator, point: Point, where: str, claimed, notes: list[str]) -> list[Finding]:
-    """The findings of both stages about the failing point, the best first."""
+    """The findings of all stages about the failing point, the best first."""
     if any(judged is not None and judged.circular for judged in point.leaves):
         return [] if not where else [_unknown(evaluator, point, where)]
     evidence = _evidence(evaluator, point, claimed)

@@ -126,11 +126,11 @@ def other_masks(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 def _masks(graph: Graph) -> Iterator[Change]:
     """A mask left out, turned round, transposed, or another one of the forward's in its place."""
     seen = set()
-    bools = [v for v, x in enumerate(graph.values) if np.size(x) > 1 and np.asarray(x).dtype == bool]
+    bools = [v for v, x in enumerate(graph.values) if _is_bool(x) and np.size(x) > 1]
     for i, node in enumerate(graph.nodes):
         for v in node.ins:
             x = graph.values[v]
-            if v in graph.active or v in seen or np.size(x) < 2 or not (x.dtype == bool or _is_mask(x)):
+            if v in graph.active or v in seen or np.size(x) < 2 or not (_is_bool(x) or _is_mask(x)):
                 continue
             seen.add(v)
             others = list(other_masks(x.astype(bool)))
@@ -143,10 +143,15 @@ def _masks(graph: Graph) -> Iterator[Change]:
                 if not np.array_equal(other, x):
                     name = f" {graph.constants[v]}" if v in graph.constants else ""
                     text = f"the mask (condition){name} in {_line(node)} is {words}"
-                    change = Change(text, node, {v: other.astype(x.dtype)})
+                    other = other.astype(x.dtype)
+                    change = Change(text, node, {v: other}, after={v: lambda _, other=other: other})
                     yield change
-                    if node.name == "select_n":
+                    if node.name == "select_n" and any(u in graph.active for u in node.ins[1:]):
                         yield dataclasses.replace(change, passes=i)
+
+
+def _is_bool(x) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == np.dtype(bool)
 
 
 def _is_mask(x) -> bool:

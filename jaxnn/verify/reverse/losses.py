@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxnn.verify.reverse.flat import Graph
-from jaxnn.verify.reverse.rules import is_float
+from jaxnn.verify.reverse.rules import is_float, is_integer
 
 MOST_TARGETS = 6
 
@@ -31,7 +31,7 @@ def _targets(graph: Graph, v: int) -> Iterator[tuple[str, np.ndarray]]:
         if name and is_float(x) and x.shape == shape and (x != x.flat[0]).any():
             count += 1
             yield name, x
-        elif w in graph.paths and len(shape) > 1 and x.dtype.kind == "i" and x.shape == shape[:-1]:
+        elif w in graph.paths and len(shape) > 1 and is_integer(x) and x.shape == shape[:-1]:
             for step, words in ((0, ""), (1, " + 1 (off by one)"), (-1, " - 1 (off by one)")):
                 yield f"one_hot({name}{words})", 1.0 * ((x + step)[..., None] == np.arange(shape[-1]))
 

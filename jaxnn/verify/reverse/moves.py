@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from jaxnn.verify.reverse import windows
-from jaxnn.verify.reverse.rules import cumsum, order, positions, vjp
+from jaxnn.verify.reverse.rules import cumsum, is_integer, order, positions, vjp
 from jaxnn.verify.reverse.site import MISSING, SIMPLE, SLIP, Way, say, shifted
 
 
@@ -46,7 +46,7 @@ def _of_other_indices(graph, node, xs):
     x, indices = xs
     for v in graph.given:
         ids = graph.values[v]
-        if ids.dtype.kind != "i" or ids.size * indices.shape[-1] != indices.size:
+        if not is_integer(ids) or ids.size * indices.shape[-1] != indices.size:
             continue
         for column in range(indices.shape[-1]):
             other = indices.copy()

@@ -35,6 +35,11 @@ def is_float(x: Any) -> bool:
     return getattr(x, "dtype", None) == np.float64
 
 
+def is_integer(x: Any) -> bool:
+    """Whether x is an array of integers; keys of random numbers are none."""
+    return isinstance(x, np.ndarray) and x.dtype.kind == "i"
+
+
 def as_array(x: Any) -> Any:
     """x as a float64 (or integer, or Boolean) NumPy array; keys stay what they are."""
     return x if is_key(x.dtype) else widen(x, x.dtype)
@@ -45,7 +50,8 @@ def as_array(x: Any) -> Any:
 
 def forward(name: str, params: dict, xs: Sequence, eqn: Any) -> list:
     """The outputs of a primitive."""
-    if not _is_rare(params) and (name in SEVERAL or name in FORWARD):
+    keys = any(is_key(x.dtype) for x in xs)  # random ones, which NumPy does not know
+    if not keys and not _is_rare(params) and (name in SEVERAL or name in FORWARD):
         ys = SEVERAL[name](params, *xs) if name in SEVERAL else [np.asarray(FORWARD[name](params, *xs))]
         if is_float(ys[0]) or eqn is None:
             return ys
