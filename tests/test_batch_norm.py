@@ -49,8 +49,9 @@ def truth(x, dy, scale):
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-def test_training_is_exact_at_any_mean_and_size_and_padding_has_no_part_in_it(padded):
-    mean, std = MEAN_STD
+@pytest.mark.parametrize("largest", [1e7, np.inf], ids=["squares fit float32", "any"])  # they go different ways
+def test_training_is_exact_at_any_mean_and_size_and_padding_has_no_part_in_it(largest, padded):
+    mean, std = np.where(MEAN_STD.max(0) <= largest, MEAN_STD, [[1e4], [1]])
     x = (mean + std * random(5, B, T, C)).astype(np.float32)
     dy, params = random(6, B, T, C), random_params()
     params["shift"] *= 0  # it would hide the error of a small x̂

@@ -1,55 +1,97 @@
 """Mean and variance that lose nothing at any mean/std and any size: what every normalisation rests on."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxnn._checks import at_least_float32
 
 
 class Moments(NamedTuple):
     """What turns x into x̂ = (x - mean) / sqrt(variance + eps); every field has x's rank, with size 1 at the axes.
 
-    mean = (first + rest) / scaling,  1 / sqrt(variance + eps) = scaling · rstd
+    The mean is (mean + rest) / scaling,  1 / sqrt(variance + eps) = scaling · rstd.
     """
 
     scaling: jax.Array  # 1, or a tiny power of two where a square would overflow
-    first: jax.Array  # one entry of scaling · x
-    rest: jax.Array  # the mean of scaling · x - first
+    mean: jax.Array  # of scaling · x, rounded
+    rest: jax.Array  # what was lost in rounding it
     rstd: jax.Array  # 1 / sqrt(scaling² · (variance + eps))
 
 
 def moments(
     x: jax.Array, axes: tuple[int, ...], eps: float, mask: jax.Array | None = None
 ) -> tuple[Moments, jax.Array]:
-    """(Moments, variance) of x over the axes; the variance is the biased one, Σ (x - mean)² / n.
+    """(Moments, variance) of x over the axes, in at least float32; the variance is the biased one, Σ (x - mean)² / n.
 
     A mask (n, 1), for a matrix x and axis 0, takes the rows where it is True: whatever stands in the others changes
     nothing. If it is True nowhere, the mean is the first row and the variance 0.
 
     Numerics: E[x²] - E[x]² is wrong by (mean/std)² roundings, Σ (x - mean)² / n by mean/std of them, since one float
-    holds the mean no better. Two do: x - first is right to its last bit, and so is what is left of it after its mean.
+    holds the mean no better. Two do: the differences to one of the entries are right to their last bits, and so is the
+    mean of them; its sum with that entry is split into a float and what is lost in rounding to it. The mean square of
+    x - float is then the variance and the square of what was lost, which is the smaller of the two as long as x itself
+    can tell its entries apart.
     """
+    dtype = at_least_float32(x.dtype)
 
     def real(v):
         return v if mask is None else jnp.where(mask, v, 0)
 
-    n = math.prod(x.shape[axis] for axis in axes) if mask is None else jnp.maximum(mask.sum(), 1).astype(x.dtype)
-    scaling = scaling_of(real(x), axes)
+    n = math.prod(x.shape[axis] for axis in axes) if mask is None else jnp.maximum(mask.sum(), 1).astype(dtype)
     if mask is None:
-        first = x[tuple(slice(0, 1 if axis in axes else None) for axis in range(x.ndim))] * scaling
+        entry = x[tuple(slice(0, 1 if axis in axes else None) for axis in range(x.ndim))]
     else:
-        first = jax.lax.dynamic_index_in_dim(x, jnp.argmax(mask)) * scaling
-    rest = real(x * scaling - first).sum(axes, keepdims=True) / n
-    variance = jnp.square(real(x * scaling - first - rest)).sum(axes, keepdims=True) / n
+        entry = jax.lax.dynamic_index_in_dim(x, jnp.argmax(mask))
+
+    def at(scaling):
+        wide, first = x.astype(dtype) * scaling, entry.astype(dtype) * scaling
+        mean, rest = _exact_sum(first, real(wide - first).sum(axes, keepdims=True) / n)
+        square = jnp.square(real(wide - mean)).sum(axes, keepdims=True) / n
+        return mean, rest, jnp.maximum(square - jnp.square(rest), 0)
+
+    scaling, (mean, rest, variance) = at_good_scaling(at, lambda: scaling_of(real(x.astype(dtype)), axes))
     rstd = reciprocal_root(variance, scaling, eps)
     # Not variance / scaling / scaling: XLA divides by the product, which underflows.
-    return Moments(scaling, first, rest, rstd), jnp.square(jnp.sqrt(variance) / scaling)
+    return Moments(scaling, mean, rest, rstd), jnp.square(jnp.sqrt(variance) / scaling)
+
+
+def _exact_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(s, e): s is a + b rounded, and s + e = a + b exactly (Knuth, The art of computer programming 2, 4.2.2)."""
+    s = a + b
+    of_b = s - a
+    return s, (a - (s - of_b)) + (b - of_b)
 
 
 def centred(x: jax.Array, m: Moments) -> jax.Array:
     """scaling · (x - mean)."""
-    return x * m.scaling - m.first - m.rest
+    return x.astype(m.mean.dtype) * m.scaling - m.mean - m.rest
+
+
+def at_good_scaling(
+    statistics: Callable[[jax.Array], tuple], scaling: Callable[[], jax.Array]
+) -> tuple[jax.Array, Any]:
+    """(scaling(), statistics(scaling())), or (1, statistics(1)) where the last of these, a mean square, is small.
+
+    On a CPU the search for the largest |x|, a tenth of a norm's time, is so left out where squares do not overflow.
+    Elsewhere the branch would cost more than the search: for a GPU's work to go on, the CPU has to take it.
+    """
+
+    def by_size():
+        found = scaling()
+        return found, statistics(found)
+
+    def by_trial():
+        like = jax.eval_shape(scaling)
+        one = jnp.ones(like.shape, like.dtype)
+        found = statistics(one)
+        small = (found[-1] <= _bound(one.dtype) ** 2).all()
+        return jax.lax.cond(small, lambda: (one, found), by_size)
+
+    return jax.lax.platform_dependent(cpu=by_trial, default=by_size)
 
 
 def scaling_of(x: jax.Array, axes: tuple[int, ...], up: bool = False) -> jax.Array:
@@ -58,11 +100,15 @@ def scaling_of(x: jax.Array, axes: tuple[int, ...], up: bool = False) -> jax.Arr
     With up it keeps the squares from vanishing too: 2^80 where all |x| are below 2^-48, but not all 0 (of constants
     XLA makes (0 · 2^80)² = 0² · (2^80)² = 0 · inf).
     """
-    bits = jnp.finfo(x.dtype).maxexp
-    bound, factor = 2.0 ** (bits * 3 // 8), 2.0 ** (bits * 5 // 8)
+    bound, factor = _bound(x.dtype), 2.0 ** (jnp.finfo(x.dtype).maxexp * 5 // 8)
     largest = jnp.abs(x).max(axes, keepdims=True, initial=0)
     small = jnp.where((largest > 0) & (largest < 1 / bound), factor, 1) if up else 1
     return jnp.where(largest > bound, 1 / factor, small).astype(x.dtype)
+
+
+def _bound(dtype) -> float:
+    """2^48 (float32): numbers below have squares, and sums of squares, that do not overflow."""
+    return 2.0 ** (jnp.finfo(dtype).maxexp * 3 // 8)
 
 
 def reciprocal_root(variance: jax.Array, scaling: jax.Array, eps: float) -> jax.Array:

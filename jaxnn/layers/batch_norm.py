@@ -81,8 +81,8 @@ def batch_norm_forward(
         x_hat = (rows - cache.mean) * cache.rstd
     else:
         mask = None if ctx.mask is None else _mask_of_rows(ctx.mask, x)
-        m, v = moments(rows, (0,), eps, mask)
-        state = _averaged(state, momentum, (m.first + m.rest) / m.scaling, v, _count(rows, mask))
+        m, v = moments(x.reshape(rows.shape), (0,), eps, mask)
+        state = _averaged(state, momentum, (m.mean + m.rest) / m.scaling, v, _count(rows, mask))
         cache = TrainCache(x, m, mask)
         x_hat = centred(rows, m) * m.rstd
     y = scale * x_hat + shift

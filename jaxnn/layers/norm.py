@@ -29,7 +29,7 @@ import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32, float_array, positive, same_shape, whole
 from jaxnn.layer import Layer, layer
-from jaxnn.layers._moments import centred, moments, reciprocal_root, scaling_of
+from jaxnn.layers._moments import at_good_scaling, centred, moments, reciprocal_root, scaling_of
 
 # ---------------------------------------------------------------- layer norm
 
@@ -50,9 +50,8 @@ def layer_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     Array([[-1.2247..., 0. , 1.2247...]], dtype=float32)
     """
     x = _check("layer_norm", params, x, ("scale", "shift"), eps)
-    wide = _wide(x)
-    m, _ = moments(wide, (x.ndim - 1,), eps)
-    y = _row(params["scale"], x) * (centred(wide, m) * m.rstd) + _row(params["shift"], x)
+    m, _ = moments(x, (x.ndim - 1,), eps)
+    y = _row(params["scale"], x) * (centred(x, m) * m.rstd) + _row(params["shift"], x)
     return y.astype(x.dtype), (x, m)
 
 
@@ -61,7 +60,7 @@ def layer_norm_backward(params: dict, cache, dy: jax.Array):
     x, m = cache
     same_shape("layer_norm_backward", "dy", dy, "x", x.shape)
     scale, dy = _row(params["scale"], x), _wide(dy)
-    c = centred(_wide(x), m)
+    c = centred(x, m)
     x_hat = c * m.rstd
     # c times a number of the row instead of x_hat times another: so XLA for CPU stores one temporary less.
     along_x_hat = c * (m.rstd * _mean_over_c(scale, dy * x_hat))
@@ -95,10 +94,12 @@ def rms_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     Array([[0.8485..., 1.1313...], [0. , 0. ]], dtype=float32)
     """
     x = _check("rms_norm", params, x, ("scale",), eps)
-    wide = _wide(x)
-    scaling = scaling_of(wide, (x.ndim - 1,))
-    rstd = reciprocal_root(jnp.square(wide * scaling).mean(-1, keepdims=True), scaling, eps)
-    y = _row(params["scale"], x) * (wide * scaling * rstd)
+    scaling, (mean_square,) = at_good_scaling(
+        lambda scaling: (jnp.square(_wide(x) * scaling).mean(-1, keepdims=True),),
+        lambda: scaling_of(_wide(x), (x.ndim - 1,)),
+    )
+    rstd = reciprocal_root(mean_square, scaling, eps)
+    y = _row(params["scale"], x) * (_wide(x) * scaling * rstd)
     return y.astype(x.dtype), (x, scaling, rstd)
 
 
@@ -136,9 +137,9 @@ def group_norm_forward(params: dict, x: jax.Array, groups: int, eps: float = 1e-
     x = _check("group_norm", params, x, ("scale", "shift"), eps)
     if x.ndim < 2 or x.shape[-1] % groups:
         raise ValueError(f"group_norm: x has shape {x.shape}, expected (batch, ..., a multiple of {groups} channels)")
-    wide = _wide(x).reshape(_grouped(x.shape, groups))  # (B, S, G, K)
-    m, _ = moments(wide, (1, 3), eps)
-    x_hat = (centred(wide, m) * m.rstd).reshape(x.shape)
+    grouped = x.reshape(_grouped(x.shape, groups))  # (B, S, G, K)
+    m, _ = moments(grouped, (1, 3), eps)
+    x_hat = (centred(grouped, m) * m.rstd).reshape(x.shape)
     y = _row(params["scale"], x) * x_hat + _row(params["shift"], x)
     return y.astype(x.dtype), (x, m)
 
@@ -149,7 +150,7 @@ def group_norm_backward(params: dict, cache, dy: jax.Array):
     same_shape("group_norm_backward", "dy", dy, "x", x.shape)
     grouped = _grouped(x.shape, groups=m.rstd.shape[2])  # (B, S, G, K)
     dy = _wide(dy).reshape(grouped)
-    c = centred(_wide(x).reshape(grouped), m)
+    c = centred(x.reshape(grouped), m)
     scale = _row(params["scale"], x).reshape(1, 1, *grouped[2:])
     # Sums over the positions of each channel serve the parameters and the means over a group alike.
     sum_dy, sum_dyx = dy.sum(1, keepdims=True), m.rstd * (dy * c).sum(1, keepdims=True)  # (B, 1, G, K)
@@ -189,7 +190,7 @@ def instance_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     x = _check("instance_norm", params, x, ("scale", "shift"), eps)
     if x.ndim < 3:
         raise ValueError(f"instance_norm: x has shape {x.shape}, expected (batch, positions ..., channels)")
-    rows = _wide(x).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
     m, _ = moments(rows, (1,), eps)
     y = _row(params["scale"], rows) * (centred(rows, m) * m.rstd) + _row(params["shift"], rows)
     return y.reshape(x.shape).astype(x.dtype), (x, m)
@@ -200,7 +201,7 @@ def instance_norm_backward(params: dict, cache, dy: jax.Array):
     x, m = cache
     same_shape("instance_norm_backward", "dy", dy, "x", x.shape)
     rows = (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
-    dy, c = _wide(dy).reshape(rows), centred(_wide(x).reshape(rows), m)
+    dy, c = _wide(dy).reshape(rows), centred(x.reshape(rows), m)
     sum_dy, sum_dyx = dy.sum(1, keepdims=True), m.rstd * (dy * c).sum(1, keepdims=True)  # (B, 1, C)
     n = dy.shape[1]
     dx = m.scaling * (_row(params["scale"], dy) * m.rstd * (dy - sum_dy / n - c * (m.rstd * sum_dyx / n)))
