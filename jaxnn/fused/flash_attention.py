@@ -18,7 +18,8 @@ from jaxnn._checks import at_least_float32, same_shape, whole
 from jaxnn.fused._blocks import blocks_of, iota, last_to_first, place
 from jaxnn.layers.attention import attention_forward
 
-BLOCKS = 128, 64  # queries and keys of a block of scores: what fits the caches of a CPU's core is fastest
+# Queries and keys of a block of scores: small enough for a CPU's caches, large enough for its cores to share a product.
+BLOCKS = 512, 256
 
 
 class Cache(NamedTuple):
