@@ -516,8 +516,9 @@ def gelu_tanh_derivative(x: jax.Array) -> jax.Array:
     """σ(2u) + 2 x σ'(2u) u'(x), u = √(2/π) (x + 0.044715 x³)."""
     x = jnp.clip(x, -30, 30)
     u, du = _gelu_u(x), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * jnp.square(x))
-    h = jnp.exp(_minus_abs(u))
-    return sigmoid(2 * u) + 2 * x * du * h * h / jnp.square(1 + h * h)
+    q = jnp.square(jnp.exp(_minus_abs(u)))  # e^(-|2u|)
+    s = 1 / (1 + q)
+    return s * (jnp.where(x >= 0, 1, q) + 2 * x * du * (q * s))
 
 
 def _gelu_u(x):

@@ -1,7 +1,13 @@
-"""Hand-written rules beside `jax.grad` of the plain forward: ratios of temporaries and of time, in one process."""
+"""Hand-written rules beside `jax.grad` of the plain forward: ratios of temporaries and of time.
 
+Both take turns in one process, and each row has a process of its own. Temporaries cost time where the system has to
+hand out their pages at each call; in a process that has freed enough memory of other rows before, it does not.
+"""
+
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +30,7 @@ class Row(NamedTuple):
 
     name: str
     size: str
-    build: Callable[[], Case]
+    build: Callable[[], Case]  # of a module's own functions: it goes to another process
     timed: bool = True  # False: it is only compiled, and its arguments are never made
     unit: tuple[str, int] = ("MiB", 2**20)  # the temporaries are shown in these: a name and its bytes
 
@@ -34,14 +40,17 @@ def fused_benchmark(rows: Sequence[Row], rounds: int, only: str | None) -> str:
     chosen = [row for row in rows if only is None or only in row.name]
     if not chosen:
         raise ValueError(f"--only {only!r}: no row has that in its name; there are {sorted({r.name for r in rows})}")
-    lines = [
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
+        found = processes.map(_line, chosen, [rounds] * len(chosen))
+        lines = list(tqdm(found, total=len(chosen), unit="row", disable=None))
+    head = [
         "| rule | size | temporaries, `jax.grad` → ours | ratio | speed against `jax.grad`, median (quartiles) "
         "| largest difference |",
         "|---|---|---|---|---|---|",
-        *(_line(row, rounds) for row in tqdm(chosen, unit="row", disable=None)),
     ]
     device = jax.devices()[0]
-    return f"jax {jax.__version__} on {device.platform} ({device.device_kind}), {rounds} rounds\n\n" + "\n".join(lines)
+    about = f"jax {jax.__version__} on {device.platform} ({device.device_kind}), {rounds} rounds"
+    return "\n".join([about, "", *head, *lines])
 
 
 def compiled(case: Case) -> tuple[Any, Any]:

@@ -185,8 +185,8 @@ def max_pool_case(window: int, batch: int, side: int, channels: int) -> Case:
     return layer_case(layers.max_pool((window, window), stride=2), plain, (batch, side, side, channels))
 
 
-def norm_case(layer: Layer, axes: int | tuple[int, ...], shape: tuple[int, ...]) -> Case:
-    return layer_case(layer, lambda params, x: plain_norm(params["scale"], params["shift"], x, axes), shape)
+def norm_case(norm: Callable[[], Layer], axes: int | tuple[int, ...], shape: tuple[int, ...]) -> Case:
+    return layer_case(norm(), lambda params, x: plain_norm(params["scale"], params["shift"], x, axes), shape)
 
 
 def gelu_case() -> Case:
@@ -197,11 +197,11 @@ SINGLE = (
     Row("depthwise conv, 3x3", "16 x 28 x 28 x 64", functools.partial(depthwise_case, 16, 28, 64)),
     Row("max_pool, 2x2", "64 x 28 x 28 x 32", functools.partial(max_pool_case, 2, 64, 28, 32)),
     Row("max_pool, 3x3, stride 2", "64 x 29 x 29 x 32", functools.partial(max_pool_case, 3, 64, 29, 32)),
-    Row("layer_norm", "4096 x 512", functools.partial(norm_case, layers.layer_norm(), -1, (4096, 512))),
+    Row("layer_norm", "4096 x 512", functools.partial(norm_case, layers.layer_norm, -1, (4096, 512))),
     Row(
         "batch_norm",
         "64 x 28 x 28 x 32",
-        functools.partial(norm_case, layers.batch_norm(), (0, 1, 2), (64, 28, 28, 32)),
+        functools.partial(norm_case, layers.batch_norm, (0, 1, 2), (64, 28, 28, 32)),
     ),
     Row("gelu_erf", "4096 x 1024", gelu_case),
 )

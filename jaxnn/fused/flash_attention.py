@@ -88,7 +88,7 @@ def flash_attention_forward(
     Raises the ValueErrors of `attention_forward`, and one for blocks of less than 1.
     Numerics: those of `attention_forward`: a query that may see no key has o = 0, and no gradient comes from it;
     bfloat16 and float16 are calculated in float32, in which dq is added up, and rounded at the end.
-    The default blocks fit the caches of a CPU; other devices want larger ones.
+    The default blocks are what is fastest on CPUs; other devices want more.
     Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
     """
     q, k, v, mask = _checked(q, k, v, causal, mask, blocks)

@@ -15,8 +15,8 @@ from jax.typing import ArrayLike
 from jaxnn._checks import at_least_float32, float_array, same_shape, unknown_name, whole
 from jaxnn.fused._blocks import block_at, blocks_of, iota, last_to_first, place, put_at
 
-BLOCKS = 256, 384  # tokens and rows of the table in a block of scores: what fits the caches of a CPU is fastest
-MEMORY = ("default", "least")
+# For each `memory`: tokens and rows of the table in a block, large enough for a CPU's cores to share a product.
+BLOCKS = {"default": (256, 384), "least": (512, 384)}
 
 
 class Gradients(NamedTuple):
@@ -43,7 +43,7 @@ def linear_cross_entropy(
     weights: ArrayLike | None = None,
     *,
     memory: str = "default",
-    blocks: tuple[int, int] = BLOCKS,
+    blocks: tuple[int, int] | None = None,
 ) -> jax.Array:
     """Cross-entropy of the scores z = x tableᵀ; `jax.grad` differentiates it with `linear_cross_entropy_backward`.
 
@@ -58,7 +58,7 @@ def linear_cross_entropy(
     Array(2.06115...e-09, dtype=float32)
     """
     params, x, labels, weights = _checked({"table": table}, x, labels, weights, memory, blocks)
-    return _compiled(memory, tuple(blocks), params, x, labels, weights)
+    return _compiled(memory, None if blocks is None else tuple(blocks), params, x, labels, weights)
 
 
 def linear_cross_entropy_forward(
@@ -68,7 +68,7 @@ def linear_cross_entropy_forward(
     weights: ArrayLike | None = None,
     *,
     memory: str = "default",
-    blocks: tuple[int, int] = BLOCKS,
+    blocks: tuple[int, int] | None = None,
 ):
     """A linear layer without bias and its softmax cross-entropy in one.
 
@@ -85,36 +85,36 @@ def linear_cross_entropy_forward(
     memory="least": z of some tokens and some rows of the table is made, for L in the forward pass and again for dx and
     dtable in the backward pass: a third more work. Cached are x, labels and three numbers a token.
     `linear_cross_entropy` without jax.grad makes L as "least" does, whatever memory is.
-    blocks: how many tokens, and how many rows of the table, at a time.
+    blocks: how many tokens, and how many rows of the table, at a time; by default what is fastest on
+    CPUs, other devices want more.
 
     Raises ValueError for shapes or dtypes that do not fit, for N = 0, an unknown memory, and blocks of less than 1.
     Numerics: with m the largest z and s = Σ_(j≠y) e^(z_j - m), ℓ = (m - z_y) + log1p(s + (e^(z_y - m) - 1)): exact down
     to the smallest float for a confident example, where the logarithm of 1 + s is 0 in float32 from a gap of 17 on; and
     dz_y comes from s, since p_y - 1 cancels. Between blocks of rows, m and s are carried on: s ← s e^(m - m'). bfloat16
     and float16 are calculated in float32 and rounded at the end.
-    The default blocks fit the caches of a CPU; other devices want larger ones.
     Source: Milakov, Gimelshein 2018 for the running s (arXiv:1805.02867); Wijmans et al. 2024 (arXiv:2411.09009).
     """
     params, x, labels, weights = _checked(params, x, labels, weights, memory, blocks)
     run = _loss_and_gradients if memory == "default" else _loss_and_shares
-    return run(params["table"], x, labels, weights, blocks)
+    return run(params["table"], x, labels, weights, blocks or BLOCKS[memory])
 
 
 def linear_cross_entropy_backward(
-    params: dict, cache: Gradients | Shares, dloss: jax.Array, *, blocks: tuple[int, int] = BLOCKS
+    params: dict, cache: Gradients | Shares, dloss: jax.Array, *, blocks: tuple[int, int] | None = None
 ):
     """({"table": dtable}, dx): dz_j = u p_j, dz_y = -u Σ_(j≠y) p_j;  dx = dz table,  dtable = dzᵀ x; dloss a scalar."""
     same_shape("linear_cross_entropy_backward", "dloss", dloss, "the loss", ())
     if isinstance(cache, Gradients):
         dtable, dx = ((dloss * g.astype(dloss.dtype)).astype(g.dtype) for g in cache)
     else:
-        dtable, dx = _gradients_from_shares(params["table"], cache, dloss, blocks)
+        dtable, dx = _gradients_from_shares(params["table"], cache, dloss, blocks or BLOCKS["least"])
     return {"table": dtable}, dx
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _rule(memory, blocks, params, x, labels, weights):
-    return _loss_and_shares(params["table"], x, labels, weights, blocks)[0]
+    return _loss_and_shares(params["table"], x, labels, weights, blocks or BLOCKS["least"])[0]
 
 
 def _rule_forward(memory, blocks, params, x, labels, weights):
@@ -269,9 +269,9 @@ def _normalised(weights, labels, dtype, v):
 def _checked(params, x, labels, weights, memory, blocks):
     """The arguments as arrays, labels in int32; ValueError naming everything that does not fit."""
     who = "linear_cross_entropy"
-    if memory not in MEMORY:
-        raise unknown_name("memory", memory, MEMORY)
-    for size in blocks:
+    if memory not in BLOCKS:
+        raise unknown_name("memory", memory, BLOCKS)
+    for size in blocks or ():
         whole(who, "a size in blocks", size, least=1)
     if set(params) != {"table"}:
         raise ValueError(f"{who}: params has {sorted(params)}, expected ['table']")
