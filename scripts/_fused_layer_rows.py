@@ -202,6 +202,7 @@ SINGLE = (
         "batch_norm",
         "64 x 28 x 28 x 32",
         functools.partial(norm_case, layers.batch_norm, (0, 1, 2), (64, 28, 28, 32)),
+        unit=("numbers a channel", 4 * 32),
     ),
     Row("gelu_erf", "4096 x 1024", gelu_case),
 )
