@@ -251,11 +251,15 @@ def test_a_stream_that_leaves_the_integers_is_nan_and_not_a_wrong_number():
         assert all(np.isnan(a).all() for a in at(size))
     scale = layer(lambda c, x: (c * x, x), lambda c, x, dy: (jnp.vdot(x, dy), c * dy))
     run = jax.jit(gradient_of(reversible(scale, scale, 2)))
-    x = np.ones((1, 2), np.float32)
+    zeros, x = np.zeros(2, np.float32), np.ones((1, 2), np.float32)
     # 4096: around the end of the integers, back to 1; the last: out of the range and back.
     for factors in ((4096, 0), (-4096, 0), (1e30, 0), (np.nan, 0), (-np.inf, 0), (1500, -1500)):
-        params = {"f": np.zeros(2, np.float32), "g": np.array(factors, np.float32)}
-        assert np.isnan(run(params, state, x, x, Ctx())[0]).all()
+        for name in ("f", "g"):
+            params = {"f": zeros, "g": zeros, name: np.array(factors, np.float32)}
+            assert np.isnan(run(params, state, x, x, Ctx())[0]).all()
+    back = {"f": np.array([-1000, 0], np.float32), "g": zeros}
+    assert np.isnan(run(back, state, np.array([[1500, 1]], np.float32), x, Ctx())[0]).all()  # out of it before
+    assert not np.isnan(run(back, state, np.array([[900, 1]], np.float32), x, Ctx())[0]).any()
 
 
 def test_the_backward_draws_the_same_random_numbers_again():

@@ -68,15 +68,16 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
         def pair(carry, step):
             x1, x2, fits = carry
             i, p, s = step
+            fits &= _fit(x2, x.dtype)
             y, sf, _ = added(0, p, s, _floating(x2, x.dtype), ctx.fold(i))
             x1 = x1 + _integers(y)
+            fits &= _fit(x1, x.dtype)
             y, sg, _ = added(1, p, s, _floating(x1, x.dtype), ctx.fold(i))
-            x2 = x2 + _integers(y)
-            return (x1, x2, fits & _fit(x1, x.dtype) & _fit(x2, x.dtype)), {"f": sf, "g": sg}
+            return (x1, x2 + _integers(y), fits), {"f": sf, "g": sg}
 
-        integers = _integers(x)
-        carry = (*jnp.split(integers, 2, -1), _fit(integers, x.dtype))
-        (x1, x2, fits), new_state = jax.lax.scan(pair, carry, (jnp.arange(n), params, state))
+        x1, x2 = jnp.split(_integers(x), 2, -1)
+        (x1, x2, fits), new_state = jax.lax.scan(pair, (x1, x2, _fit(x1, x.dtype)), (jnp.arange(n), params, state))
+        fits &= _fit(x2, x.dtype)
         y = _floating(jnp.concatenate([x1, x2], -1), x.dtype)
         return jnp.where(fits, y, jnp.nan), new_state, (x1, x2, fits, state, ctx)
 
