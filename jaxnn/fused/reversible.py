@@ -68,7 +68,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
         def pair(carry, step):
             x1, x2, fits = carry
             i, p, s = step
-            fits &= _fit(x2, x.dtype)
+            fits &= _fit(x2, x.dtype)  # here, and not where x2 is made: its floats are made here for f as well
             y, sf, _ = added(0, p, s, _floating(x2, x.dtype), ctx.fold(i))
             x1 = x1 + _integers(y)
             fits &= _fit(x1, x.dtype)
