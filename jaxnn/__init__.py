@@ -6,7 +6,7 @@
     training datasets plots verify                                        what one does with them
 
 Importing jaxnn changes no setting of JAX and touches no device. `jaxnn.datasets`, `jaxnn.training` and `jaxnn.verify`
-are imported when they are named, and so are `jaxnn.verify_grad`, `verify_vjp` and `verify_layer`.
+are imported when they are named, and so are `jaxnn.verify_grad` and its relatives.
 """
 
 import importlib
@@ -168,8 +168,10 @@ from jaxnn.schedules import SCHEDULES as SCHEDULES
 
 if TYPE_CHECKING:
     from jaxnn.verify import CannotVerify as CannotVerify
+    from jaxnn.verify import verify_custom_vjp as verify_custom_vjp
     from jaxnn.verify import verify_grad as verify_grad
     from jaxnn.verify import verify_layer as verify_layer
+    from jaxnn.verify import verify_pair as verify_pair
     from jaxnn.verify import verify_vjp as verify_vjp
 
 __version__ = "0.1.0"
@@ -177,6 +179,6 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """The verifier, imported when it is first used: training needs none of it."""
-    if name in ("CannotVerify", "verify_grad", "verify_layer", "verify_vjp"):
+    if name in ("CannotVerify", "verify_custom_vjp", "verify_grad", "verify_layer", "verify_pair", "verify_vjp"):
         return getattr(importlib.import_module("jaxnn.verify"), name)
     raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")

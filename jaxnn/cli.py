@@ -114,8 +114,8 @@ def _refuse(options: dict[str, Any], why: str) -> None:
 
 
 def _own_gradient(args: argparse.Namespace) -> int:
-    from jaxnn.verify.html import require_folder
-    from jaxnn.verify.text import show
+    from jaxnn.verify.report.html import require_folder
+    from jaxnn.verify.report.text import show
     from jaxnn.verify.verifier import CannotVerify, verify_grad
 
     for path in (args.html, args.figure):  # before minutes of work are lost
@@ -168,23 +168,24 @@ def _own_import_path():
 def _certificate(only: str | None, folder: str | None) -> int:
     from tqdm import tqdm
 
-    from jaxnn.verify import certificate, certify
-    from jaxnn.verify.html import require_folder
+    from jaxnn.verify import certify
+    from jaxnn.verify.certificate import document
+    from jaxnn.verify.report.html import require_folder
 
     if folder is not None:
         require_folder(Path(folder) / "certificate.md")
     try:
-        chosen = certificate.choose(only)
+        chosen = document.choose(only)
     except ValueError as error:
         raise CannotRun(str(error)) from None
     width = max(len(rule.name) for rule in chosen)
-    print(certificate.header(width))
+    print(document.header(width))
     certificates = []
     for rule in tqdm(chosen, unit="rule", disable=None):
         certificates.append(certify(rule))
-        tqdm.write(certificate.line(certificates[-1], width))
-    print(certificate.total(certificates))
+        tqdm.write(document.line(certificates[-1], width))
+    print(document.total(certificates))
     if folder is not None:
-        for path in certificate.write(folder, certificates, only):
+        for path in document.write(folder, certificates, only):
             print(path)
     return RIGHT if all(c.ok for c in certificates) else WRONG

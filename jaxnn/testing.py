@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxnn.layer import Layer
-from jaxnn.verify.verifier import verify_grad, verify_layer, verify_vjp
+from jaxnn.verify.verifier import verify_custom_vjp, verify_grad, verify_layer, verify_pair, verify_vjp
 
 
 def assert_grad(loss: Callable, manual_grad: Callable, params: Any, *args: Any, **options: Any) -> None:
@@ -19,10 +19,22 @@ def assert_grad(loss: Callable, manual_grad: Callable, params: Any, *args: Any, 
     verify_grad(loss, manual_grad, params, *args, **options).raise_if_wrong()
 
 
-def assert_vjp(*functions_and_args: Any) -> None:
-    """The same for `verify_vjp`: (f, f_fwd, f_bwd, *args), a custom_vjp function, or a forward and backward pair."""
+def assert_vjp(f: Callable, f_fwd: Callable, f_bwd: Callable, *args: Any) -> None:
+    """The same for `verify_vjp`."""
     __tracebackhide__ = True
-    verify_vjp(*functions_and_args).raise_if_wrong()
+    verify_vjp(f, f_fwd, f_bwd, *args).raise_if_wrong()
+
+
+def assert_custom_vjp(f: Callable, *args: Any) -> None:
+    """The same for `verify_custom_vjp`."""
+    __tracebackhide__ = True
+    verify_custom_vjp(f, *args).raise_if_wrong()
+
+
+def assert_pair(forward: Callable, backward: Callable, *args: Any) -> None:
+    """The same for `verify_pair`."""
+    __tracebackhide__ = True
+    verify_pair(forward, backward, *args).raise_if_wrong()
 
 
 def assert_layer(layer: Layer, x: Any, **options: Any) -> None:

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxnn.verify.evidence import Evidence
+from jaxnn.verify.explain.evidence import Evidence
 
 
 def normal(seed, *shape):

@@ -11,8 +11,8 @@ import pytest
 
 from jaxnn import Ctx, as_custom_vjp, layers
 from jaxnn.layers.dense import dense_backward, dense_forward
-from jaxnn.verify.compare import largest_error
-from jaxnn.verify.rule import numbers
+from jaxnn.verify.judge.compare import largest_error
+from jaxnn.verify.judge.rule import numbers
 
 DOCS = (Path(__file__).parents[1] / "docs" / "bridges.md").read_text(encoding="utf-8")
 EXAMPLES = dict(zip(("jax", "flax", "equinox"), re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL), strict=True))

@@ -15,10 +15,12 @@ import pytest
 
 from jaxnn.activations import ACTIVATIONS
 from jaxnn.cli import main
-from jaxnn.verify import certificate, registry, verifier
-from jaxnn.verify.certify import Certificate
-from jaxnn.verify.report import EXACT, Finding, Leaf, Report
-from jaxnn.verify.rule import activation_rule
+from jaxnn.verify import verifier
+from jaxnn.verify.certificate import document, registry
+from jaxnn.verify.certificate.certify import Certificate
+from jaxnn.verify.judge.rule import activation_rule
+from jaxnn.verify.report.data import EXACT, Finding, Leaf
+from jaxnn.verify.report.report import Report
 
 HOMEWORK = """
     import numpy as np
@@ -250,7 +252,7 @@ BAD = Certificate("<b>", 0.5, 0.25, np.inf, 2e-3, ("autodiff: error 5.0e-01, all
 def few_rules(monkeypatch):
     """A registry of three rules: the whole one takes a second to make."""
     rules = tuple(activation_rule(name, ACTIVATIONS[name]) for name in ("tanh", "hard_tanh", "relu"))
-    monkeypatch.setattr(certificate, "rules", lambda: rules)
+    monkeypatch.setattr(document, "rules", lambda: rules)
 
 
 @pytest.mark.usefixtures("few_rules")
@@ -288,7 +290,7 @@ def test_no_rule_of_that_name(run):
 
 
 def test_certificate_as_markdown_and_page():
-    text = certificate.markdown([GOOD, BAD], None)
+    text = document.markdown([GOOD, BAD], None)
     assert re.search(r"\*\*1 of 2 rules proven, 1 WRONG\*\* \(jaxnn \S+, jax \S+, on a .PU, \d{4}-\d\d-\d\d\)", text)
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows == [
@@ -298,13 +300,13 @@ def test_certificate_as_markdown_and_page():
         "| <b>           |  5.0e-01 |     2.5e-01 |     inf |  2.0e-03 "
         "| WRONG  autodiff: error 5.0e-01, allowed 1.0e-07; float32: inf |",
     ]
-    page = certificate.html([GOOD, BAD], None)
+    page = document.html([GOOD, BAD], None)
     assert '<td class="bad">WRONG</td>' in page
     assert ">autodiff: error 5.0e-01, allowed 1.0e-07; float32: inf</td>" in page
     assert "<td>&lt;b&gt;</td>" in page
     assert '<header class="bad">' in page
-    assert '<header class="good">' in certificate.html([GOOD], None)
+    assert '<header class="good">' in document.html([GOOD], None)
 
 
 def test_without_a_name_it_is_the_whole_registry():
-    assert certificate.rules is registry.rules
+    assert document.rules is registry.rules

@@ -17,8 +17,8 @@ from jaxnn.layers.batch_norm import BatchStats
 from jaxnn.optimizers import adam, sgd
 from jaxnn.training import Batch, train_step
 from jaxnn.training.step import TrainState
-from jaxnn.verify.compare import largest_error
-from jaxnn.verify.rule import numbers, random_params, shapes_of
+from jaxnn.verify.judge.compare import largest_error
+from jaxnn.verify.judge.rule import numbers, random_params, shapes_of
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 LOSS = get_loss("softmax_cross_entropy_with_integer_labels")

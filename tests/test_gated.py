@@ -7,7 +7,7 @@ import pytest
 
 from jaxnn import layers
 from jaxnn.layer import Ctx
-from jaxnn.verify.rule import numbers
+from jaxnn.verify.judge.rule import numbers
 
 SHAPES = {"wg": (2, 3), "wu": (2, 3), "wd": (3, 2)}
 

@@ -15,8 +15,8 @@ from jaxnn.optimizers import adamw, clip_by_global_norm
 from jaxnn.schedules import warmup_cosine
 from jaxnn.training import Batch, train_step
 from jaxnn.training.step import TrainState
-from jaxnn.verify.compare import largest_error
-from jaxnn.verify.rule import numbers, random_params, shapes_of
+from jaxnn.verify.judge.compare import largest_error
+from jaxnn.verify.judge.rule import numbers, random_params, shapes_of
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 LOSS = get_loss("softmax_cross_entropy_with_integer_labels")

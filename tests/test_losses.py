@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn
 from jaxnn.losses import LOSSES, get_loss
-from jaxnn.verify.registry import _loss_points
+from jaxnn.verify.certificate.registry import _loss_points
 
 rng = np.random.default_rng(5)
 REAL, PRED = rng.normal(size=(7, 5)), rng.normal(size=(7, 5))

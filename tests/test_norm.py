@@ -12,7 +12,7 @@ import pytest
 from jaxnn import Ctx, combinators, layers
 from jaxnn.layers.norm import group_norm_forward, instance_norm_forward, layer_norm_forward, rms_norm_forward
 from jaxnn.layers.weight_norm import weight_norm_backward, weight_norm_forward
-from jaxnn.verify.rule import shapes_of
+from jaxnn.verify.judge.rule import shapes_of
 
 EPS = 1e-5
 B, S, C, GROUPS = 13, 7, 36, 3

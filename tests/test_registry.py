@@ -30,7 +30,7 @@ def public_rules():
 def test_every_public_rule_is_registered():
     proven = {id(f) for rule in rules() for f in rule.public}
     missing = [name for name, f in public_rules().items() if id(f) not in proven]
-    assert not missing, f"add these to jaxnn/verify/registry.py: {missing}"
+    assert not missing, f"add these to jaxnn/verify/certificate/registry.py: {missing}"
 
 
 def test_the_search_for_public_rules_finds_some():

@@ -9,9 +9,10 @@ import pytest
 
 from jaxnn.layer import as_custom_vjp
 from jaxnn.verify import certify, compare, rules
-from jaxnn.verify.compare import FLOAT64_TOLERANCE, largest_error
-from jaxnn.verify.registry import layer_examples
-from jaxnn.verify.rule import numbers, random_params, representable, shapes_of
+from jaxnn.verify.certificate.registry import layer_examples
+from jaxnn.verify.judge.compare import largest_error
+from jaxnn.verify.judge.rule import numbers, random_params, representable, shapes_of
+from jaxnn.verify.report.data import FLOAT64_TOLERANCE
 
 RULES = {rule.name: rule for rule in rules()}
 LAYERS = layer_examples()

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jaxnn
-from jaxnn.testing import assert_grad, assert_layer, assert_vjp
-from jaxnn.verify.report import WrongGradient
+from jaxnn.testing import assert_custom_vjp, assert_grad, assert_layer, assert_pair, assert_vjp
+from jaxnn.verify.report.report import WrongGradient
 
 X = np.array([0.3, -1.2, 2.0], np.float32)
 
@@ -50,6 +51,22 @@ def test_assert_vjp():
 
     assert_vjp(f, lambda x: (x * x, x), lambda x, dy: (2 * x * dy,), X)
     assert "truth" in messages_of(lambda: assert_vjp(f, lambda x: (x * x, x), lambda x, dy: (x * dy,), X))
+
+
+def test_assert_custom_vjp():
+    square = jax.custom_vjp(lambda x: x * x)
+    square.defvjp(lambda x: (x * x, x), lambda x, dy: (2 * x * dy,))
+    assert_custom_vjp(square, X)
+    square.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))
+    assert "truth" in messages_of(lambda: assert_custom_vjp(square, X))
+
+
+def test_assert_pair():
+    def forward(w, x):
+        return w * x, x
+
+    assert_pair(forward, lambda w, x, dy: (x * dy, w * dy), X, X + 1)
+    assert "truth" in messages_of(lambda: assert_pair(forward, lambda w, x, dy: (x * dy, x * dy), X, X + 1))
 
 
 def test_assert_layer():

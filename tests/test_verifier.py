@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxnn
-from jaxnn.verify.rule import numbers
+from jaxnn.verify.judge.rule import numbers
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_a_gradient_that_repeats_the_wrong_rule_is_wrong():
 
 
 def test_the_rule_of_a_custom_vjp_is_verified_against_its_function():
-    assert not jaxnn.verify_vjp(wrong_sin, W).ok
+    assert not jaxnn.verify_custom_vjp(wrong_sin, W).ok
     assert jaxnn.verify_vjp(jax.nn.relu, lambda x: (jax.nn.relu(x), x), lambda x, dy: (dy * (x > 0),), W).ok
 
 
@@ -239,8 +239,8 @@ def test_bare_pairs_and_layers():
         dparams, dx = dense_backward(params, cache, dy)
         return {**dparams, "b": dy[0]}, dx
 
-    assert jaxnn.verify_vjp(dense_forward, dense_backward, params, X).ok
-    wrong = jaxnn.verify_vjp(dense_forward, without_sum, params, X)
+    assert jaxnn.verify_pair(dense_forward, dense_backward, params, X).ok
+    wrong = jaxnn.verify_pair(dense_forward, without_sum, params, X)
     assert [path for path, leaf in wrong.leaves.items() if leaf.status == "WRONG"] == ["params['b']"]
     layer = jaxnn.layers.dense(4)
     assert jaxnn.verify_layer(layer, X).ok
@@ -299,7 +299,10 @@ def raising(w, x, y):
         (lambda: jaxnn.verify_grad(loss, grad, W, X, Y, argnums=3), "argnums is 3"),
         (lambda: jaxnn.verify_grad(loss, grad, W.astype(complex), X, Y), "complex"),
         (lambda: jaxnn.verify_grad(*([W, grad, W, X, Y])), "must be a function"),
-        (lambda: jaxnn.verify_vjp(loss, W, X, Y), "verify_vjp takes"),
+        (lambda: jaxnn.verify_vjp(*(loss, W, X, Y)), r"verify_vjp takes.*f_fwd is float32\[3\].*verify_custom_vjp"),
+        (lambda: jaxnn.verify_pair(*(loss, W, X)), r"verify_pair takes.*backward is float32\[3\], expected a function"),
+        (lambda: jaxnn.verify_custom_vjp(loss, W), "made by jax.custom_vjp.*verify_vjp.*verify_pair"),
+        (lambda: jaxnn.verify_custom_vjp(jax.custom_vjp(loss), W, X, Y), "has no rule yet"),
         (lambda: jaxnn.verify_layer(jaxnn.layers.dense(3), np.float32(1)), "cannot be run on x of shape"),
     ],
 )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxnn.verify import Example, Rule, certify, compare
-from jaxnn.verify.rule import numbers
-from jaxnn.verify.witnesses import Differences, leaf_directions
+from jaxnn.verify.judge.rule import numbers
+from jaxnn.verify.judge.witnesses import Differences, leaf_directions
 
 W, X = numbers(1, 4, 3), numbers(2, 5, 4)
 

@@ -9,10 +9,10 @@ import pytest
 from _evidence import evidence, normal
 from jax import lax
 
-from jaxnn.verify.breaks import broken_backward
-from jaxnn.verify.report import EXACT
-from jaxnn.verify.reverse import flat, rules
-from jaxnn.verify.reverse.flat import backpropagate, flatten
+from jaxnn.verify.explain.broken_backward import broken_backward
+from jaxnn.verify.explain.reverse_mode import flat_graph, primitive_rules
+from jaxnn.verify.explain.reverse_mode.flat_graph import backpropagate, flatten
+from jaxnn.verify.report.data import EXACT
 
 # ---------------------------------------------------------------- reverse mode in NumPy
 
@@ -67,7 +67,7 @@ def test_reverse_mode_is_that_of_jax(name):
 
 
 def test_a_wrong_rule_is_noticed(monkeypatch):
-    monkeypatch.setitem(rules.DERIVATIVE, "tanh", lambda p, x, y: 1 - y)
+    monkeypatch.setitem(primitive_rules.DERIVATIVE, "tanh", lambda p, x, y: 1 - y)
     ours, theirs = both(jnp.tanh, normal(1, 3), lambda shape: normal(2, *shape))
     assert np.abs(ours - theirs).max() > 0.01
 
@@ -156,7 +156,7 @@ def test_without_time_nothing_is_said():
 
 
 def test_a_function_that_is_too_large_is_left_alone(monkeypatch):
-    monkeypatch.setattr(flat, "MOST_NODES", 5)
+    monkeypatch.setattr(flat_graph, "MOST_NODES", 5)
     assert found("derivative") == []
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.verify.diagnose import diagnose_leaves
-from jaxnn.verify.evidence import Evidence
-from jaxnn.verify.report import CONSISTENT, EXACT, UNKNOWN
+from jaxnn.verify.explain.evidence import Evidence
+from jaxnn.verify.explain.leaf_algebra import diagnose_leaves
+from jaxnn.verify.report.data import CONSISTENT, EXACT, UNKNOWN
 
 Gradient = Callable[..., Sequence]  # (inputs, given, dy) -> the leaves
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxnn.verify.graph import has_low_precision, in_float64, uses
+from jaxnn.verify.judge.float64_jaxpr import has_low_precision, in_float64, uses
 
 X = np.random.default_rng(0).uniform(0.2, 1.5, (3, 4)).astype(np.float32)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from _evidence import evidence, normal
 
-from jaxnn.verify.breaks import broken_backward
-from jaxnn.verify.otherwise import other_function
-from jaxnn.verify.report import EXACT
+from jaxnn.verify.explain.broken_backward import broken_backward
+from jaxnn.verify.explain.changed_forward import other_function
+from jaxnn.verify.report.data import EXACT
 
 W, X, Y = normal(1, 3, 4), normal(2, 6, 3), normal(3, 6, 4)
 LABELS = np.array([0, 3, 1, 2, 3, 0], np.int32)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxnn.verify import text
-from jaxnn.verify.figure import figure, heat_map, panel_figures, reduce_blocks, scatter
-from jaxnn.verify.html import report_page, write_page
-from jaxnn.verify.report import CONSISTENT, EXACT, UNKNOWN, Curve, Finding, Leaf, Report, WrongGradient
+from jaxnn.verify.report import text
+from jaxnn.verify.report.data import CONSISTENT, EXACT, UNKNOWN, Curve, Finding, Leaf
+from jaxnn.verify.report.figure import figure, heat_map, panel_figures, reduce_blocks, scatter
+from jaxnn.verify.report.html import report_page, write_page
+from jaxnn.verify.report.report import Report, WrongGradient
 
 RNG = np.random.default_rng(0)
 

@@ -1,14 +1,13 @@
-"""verify_grad, verify_vjp, verify_layer: is a hand-written gradient right, where not, and what is probably wrong?
+"""verify_grad and its relatives: is a hand-written gradient right, where not, and what is probably wrong?
 
-    subject.py     the user's functions and arguments in one form
-    structure.py   tree, leaves, dtypes
-    evaluate.py    forward, manual gradient and autodiff in float64 and in the user's precision
-    witnesses.py   autodiff, finite differences
-    judge.py       the vote on every entry, at one point
-    points.py      moved parameters, other batches
-    checks.py      purity, vmap and scan, the promises of a pair, precision
-    cause.py       the probable cause, once something is wrong: diagnose/ and breaks.py
-    table.py       the verdict leaf by leaf, for the report
+    judge/subject.py      the user's functions and arguments in one form
+    judge/structure.py    tree, leaves, dtypes
+    judge/evaluate.py     forward, manual gradient and autodiff in float64 and in the user's precision
+    judge/judge.py        the vote of the witnesses on every entry, at one point
+    judge/points.py       moved parameters, other batches
+    judge/checks.py       purity, vmap and scan, the promises of a pair, precision
+    explain/causes.py     the probable cause, once something is wrong
+    judge/leaf_table.py   the verdict leaf by leaf, for the report
 """
 
 import dataclasses
@@ -21,15 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.layer import Ctx, Layer
-from jaxnn.verify import points
-from jaxnn.verify.cause import diagnosis
-from jaxnn.verify.checks import COMPILED, about_autodiff, is_finite, pair_findings, precision, purity, transformed
-from jaxnn.verify.evaluate import Evaluator, Gradients
-from jaxnn.verify.judge import Point, judge
-from jaxnn.verify.report import OBSERVED, Finding, Report
-from jaxnn.verify.structure import dtype_findings, match
-from jaxnn.verify.subject import CannotVerify, Subject, describe, from_layer, from_loss, from_vjp
-from jaxnn.verify.table import coverage, leaf_table
+from jaxnn.verify.explain.causes import diagnosis
+from jaxnn.verify.judge import points
+from jaxnn.verify.judge.checks import COMPILED, about_autodiff, is_finite, pair_findings, precision, purity, transformed
+from jaxnn.verify.judge.evaluate import Evaluator, Gradients
+from jaxnn.verify.judge.judge import Point, judge
+from jaxnn.verify.judge.leaf_table import coverage, leaf_table
+from jaxnn.verify.judge.structure import dtype_findings, match
+from jaxnn.verify.judge.subject import CannotVerify, Subject, describe, from_layer, from_loss, from_vjp
+from jaxnn.verify.report.data import OBSERVED, Finding
+from jaxnn.verify.report.report import Report
 
 
 def verify_grad(
@@ -58,17 +58,13 @@ def verify_grad(
     return _verify(from_loss(loss, manual_grad, (params, *args), argnums))
 
 
-def verify_vjp(*functions_and_args: Any) -> Report:
-    """Verify the backward of a function of any outputs, with random cotangents.
+def verify_vjp(f: Callable, f_fwd: Callable, f_bwd: Callable, *args: Any) -> Report:
+    """Verify the three functions of a custom_vjp, of any outputs, with random cotangents.
 
-        verify_vjp(f, f_fwd, f_bwd, *args)       a custom_vjp triple: f_fwd(*args) -> (y, residuals),
-                                                 f_bwd(residuals, dy) -> a tuple of gradients, one for each argument
-        verify_vjp(f, *args)                     f made by jax.custom_vjp: its own rule is verified
-        verify_vjp(forward, backward, params, x) a bare pair: forward(params, x) -> (y, cache),
-                                                 backward(params, cache, dy) -> (dparams, dx)
+        f(*args) -> y,   f_fwd(*args) -> (y, residuals),   f_bwd(residuals, dy) -> a tuple, ∂L/∂arg for each argument
 
     Besides what verify_grad does: f_fwd's y must be f's, the backward must be linear in dy. None for an argument says
-    that no gradient is claimed for it.
+    that no gradient is claimed for it. CannotVerify (a ValueError) if one of the three is no function.
 
     >>> import jax.numpy as jnp
     >>> report = verify_vjp(
@@ -77,27 +73,58 @@ def verify_vjp(*functions_and_args: Any) -> Report:
     >>> report.ok
     True
     """
-    functions: list[Callable] = []
-    for item in functions_and_args[:3]:
-        if not callable(item):
-            break
-        functions.append(item)
-    args = functions_and_args[len(functions) :]
-    if len(functions) == 3:
-        f, f_fwd, f_bwd = functions
-        return _verify(from_vjp(f, f_fwd, f_bwd, args, pair=False))
-    if len(functions) == 1 and isinstance(functions[0], jax.custom_vjp):
-        f = functions[0]
-        if f.fwd is None or f.bwd is None:
-            raise CannotVerify("this custom_vjp function has no rule yet: call f.defvjp(f_fwd, f_bwd)")
-        return _verify(from_vjp(f, f.fwd, f.bwd, args, pair=False))
-    if len(functions) == 2:
-        forward, backward = functions
-        return _verify(from_vjp(lambda *a: forward(*a)[0], forward, backward, args, pair=True))
-    raise CannotVerify(
-        "verify_vjp takes (f, f_fwd, f_bwd, *args), a function made by jax.custom_vjp and its arguments, or a pair "
-        f"(forward, backward, params, x); {len(functions)} function(s) came, then {describe(args[0] if args else None)}"
-    )
+    _require_functions("verify_vjp", "(f, f_fwd, f_bwd, *args)", f=f, f_fwd=f_fwd, f_bwd=f_bwd)
+    return _verify(from_vjp(f, f_fwd, f_bwd, args, pair=False))
+
+
+def verify_custom_vjp(f: Callable, *args: Any) -> Report:
+    """Verify the rule of a function made by `jax.custom_vjp`, as verify_vjp does.
+
+    CannotVerify (a ValueError) if f is another function, or has no rule yet.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> double = jax.custom_vjp(lambda x: 2 * x)
+    >>> double.defvjp(lambda x: (2 * x, None), lambda _, dy: (2 * dy,))
+    >>> verify_custom_vjp(double, jnp.array([0.3, 2.0])).ok
+    True
+    """
+    if not isinstance(f, jax.custom_vjp):
+        raise CannotVerify(
+            f"verify_custom_vjp takes a function made by jax.custom_vjp and its arguments; {describe(f)} came. For "
+            "three functions there is verify_vjp(f, f_fwd, f_bwd, *args), for two verify_pair(forward, backward, *args)"
+        )
+    if f.fwd is None or f.bwd is None:
+        raise CannotVerify("this custom_vjp function has no rule yet: call f.defvjp(f_fwd, f_bwd)")
+    return _verify(from_vjp(f, f.fwd, f.bwd, args, pair=False))
+
+
+def verify_pair(forward: Callable, backward: Callable, *args: Any) -> Report:
+    """Verify a bare pair with random cotangents.
+
+        forward(params, x) -> (y, cache),   backward(params, cache, dy) -> (dparams, dx)
+
+    Besides what verify_vjp does: the gradients must have the tree, shapes and dtypes of what they are for.
+    CannotVerify (a ValueError) if one of the two is no function.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxnn.layers.dense import dense_backward, dense_forward
+    >>> params = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0], [0.2, -1.0]]), "b": jnp.array([0.1, 0.3])}
+    >>> verify_pair(dense_forward, dense_backward, params, jnp.array([[1.0, 2.0, -0.5]])).ok
+    True
+    """
+    _require_functions("verify_pair", "(forward, backward, *args)", forward=forward, backward=backward)
+    return _verify(from_vjp(lambda *a: forward(*a)[0], forward, backward, args, pair=True))
+
+
+def _require_functions(who: str, form: str, **functions: Any) -> None:
+    wrong = [f"{name} is {describe(f)}" for name, f in functions.items() if not callable(f)]
+    if wrong:
+        raise CannotVerify(
+            f"{who} takes {form}: {', '.join(wrong)}, expected a function. A custom_vjp is verified by "
+            "verify_vjp(f, f_fwd, f_bwd, *args) or verify_custom_vjp(f, *args), a pair by "
+            "verify_pair(forward, backward, *args)"
+        )
 
 
 def verify_layer(layer: Layer, x: Any, ctx: Ctx | None = None, key: jax.Array | None = None) -> Report:

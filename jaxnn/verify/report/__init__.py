@@ -1,0 +1,1 @@
+"""How it is said: data <- text <- figure <- html, one way."""
