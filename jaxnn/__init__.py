@@ -18,6 +18,7 @@ from jaxnn import layers as layers
 from jaxnn import models as models
 from jaxnn import plots as plots
 from jaxnn import schedules as schedules
+from jaxnn._version import __version__ as __version__
 from jaxnn.activations import ACTIVATIONS as ACTIVATIONS
 from jaxnn.activations import Activation as Activation
 from jaxnn.activations import celu as celu
@@ -173,8 +174,6 @@ if TYPE_CHECKING:
     from jaxnn.verify import verify_layer as verify_layer
     from jaxnn.verify import verify_pair as verify_pair
     from jaxnn.verify import verify_vjp as verify_vjp
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ from jaxnn.fused import (
     linear_cross_entropy_backward,
     linear_cross_entropy_forward,
 )
-from jaxnn.fused._blocks import blocks_of
+from jaxnn.fused.blocks import blocks_of
 from jaxnn.layers.attention import attention_backward, attention_forward
 from jaxnn.losses import softmax_cross_entropy_with_integer_labels
 

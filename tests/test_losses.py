@@ -7,7 +7,7 @@ import pytest
 
 import jaxnn
 from jaxnn.losses import LOSSES, get_loss
-from jaxnn.verify.certificate.registry import _loss_points
+from jaxnn.verify.certificate.registry import loss_points
 
 rng = np.random.default_rng(5)
 REAL, PRED = rng.normal(size=(7, 5)), rng.normal(size=(7, 5))
@@ -129,7 +129,7 @@ def test_low_precision_predictions(name):
 @ALL
 def test_jax_grad_is_the_derivative_at_hard_points(name):
     """Ties, zeros and extremes, where autodiff of a carelessly written value differs from the derivative."""
-    _, hard = _loss_points(name)
+    _, hard = loss_points(name)
     value, derivative = LOSSES[name]
     for point in hard:
         y_true, weights = point.given

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 
 from jaxnn import plots
 from jaxnn.activations import ACTIVATIONS, hard_tanh, hard_tanh_derivative
-from jaxnn.plots._style import COLOURS, spread
+from jaxnn.plots.style import COLOURS, spread
 
 RNG = np.random.default_rng(0)
 

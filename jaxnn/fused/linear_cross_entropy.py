@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, float_array, same_shape, unknown_name, whole
-from jaxnn.fused._blocks import block_at, blocks_of, iota, last_to_first, place, put_at
+from jaxnn.fused.blocks import block_at, blocks_of, iota, last_to_first, place, put_at
 
 # For each `memory`: tokens and rows of the table in a block, large enough for a CPU's cores to share a product.
 BLOCKS = {"default": (256, 384), "least": (512, 384)}

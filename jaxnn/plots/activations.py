@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxnn.activations import ACTIVATIONS, get_activation
-from jaxnn.plots._style import COLOURS, panels, plain
+from jaxnn.plots.style import COLOURS, panels, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

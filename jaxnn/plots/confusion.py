@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnn.plots._style import new_figure
+from jaxnn.plots.style import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxnn.plots._style import COLOURS, panels, plain
+from jaxnn.plots.style import COLOURS, panels, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

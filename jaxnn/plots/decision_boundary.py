@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxnn.plots._style import COLOURS, MARKERS, image_panel, new_figure
+from jaxnn.plots.style import COLOURS, MARKERS, image_panel, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jaxnn.plots._style import line_style, panels, plain
+from jaxnn.plots.style import line_style, panels, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnn.plots._style import COLOURS, label_line_ends, panels, plain
+from jaxnn.plots.style import COLOURS, label_line_ends, panels, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

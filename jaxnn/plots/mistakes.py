@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnn.plots._style import image_panel, new_figure, panels
+from jaxnn.plots.style import image_panel, new_figure, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxnn.plots._style import COLOURS, MARKERS, panels
+from jaxnn.plots.style import COLOURS, MARKERS, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

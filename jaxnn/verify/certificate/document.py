@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 
+from jaxnn._version import __version__
 from jaxnn.verify.certificate.certify import DIFFERENCES_TOLERANCE, Certificate
 from jaxnn.verify.certificate.registry import rules
 from jaxnn.verify.judge.rule import Rule
@@ -108,8 +109,6 @@ def _verdict(certificate: Certificate) -> str:
 
 def _where(only: str | None) -> str:
     """What the figures were measured with, and on which day."""
-    from jaxnn import __version__
-
     platform = {"cpu": "a CPU", "gpu": "a GPU", "tpu": "a TPU"}.get(jax.default_backend(), jax.default_backend())
     chosen = "" if only is None else f"only rules whose name contains {only!r}; "
     return f"{chosen}jaxnn {__version__}, jax {jax.__version__}, on {platform}, {datetime.date.today().isoformat()}"

@@ -1,7 +1,7 @@
 """Every rule of the library, with example inputs.
 
 A new activation, loss or regularizer is found through its table (ACTIVATIONS, LOSSES, REGULARIZERS); a new loss needs a
-line in `_loss_points`, a new layer or combinator a line in `layer_examples`, a new bare pair one in `_pairs`.
+line in `loss_points`, a new layer or combinator a line in `layer_examples`, a new bare pair one in `_pairs`.
 `tests/test_registry.py` fails when a public rule is missing.
 """
 
@@ -110,17 +110,17 @@ def _activations():
 
 def _losses():
     for name, loss in LOSSES.items():
-        yield loss_rule(name, loss, *_loss_points(name))
+        yield loss_rule(name, loss, *loss_points(name))
     for name, hyper in {
         "huber": {"delta": 0.5},
         "focal": {"gamma": 3.0, "alpha": 0.6},
         "softmax_cross_entropy_with_integer_labels": {"label_smoothing": 0.125},
     }.items():
         shown = ", ".join(f"{k}={v}" for k, v in hyper.items())
-        yield loss_rule(f"{name}, {shown}", LOSSES[name], *_loss_points(name), **hyper)
+        yield loss_rule(f"{name}, {shown}", LOSSES[name], *loss_points(name), **hyper)
 
 
-def _loss_points(name: str) -> tuple[list[Example], list[Example]]:
+def loss_points(name: str) -> tuple[list[Example], list[Example]]:
     """Examples, and hard examples: y_pred with (y_true, weights)."""
     real, real_3d, row = numbers(11, 7, 5, scale=2), numbers(12, 2, 3, 5, scale=2), numbers(13, 1, 3, scale=2)
     ends = representable(np.array([[0.0, 1e4, -1e4], [1e4, 1e4, 1e4], [88.0, 0.0, -88.0]]))

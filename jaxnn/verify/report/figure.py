@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jaxnn.plots._style import COLOURS, new_figure, plain
+from jaxnn.plots.style import COLOURS, new_figure, plain
 from jaxnn.verify.report.data import FLOAT64_TOLERANCE, Leaf, Outcome, wrong_first
 from jaxnn.verify.report.text import elide, summary, where
 

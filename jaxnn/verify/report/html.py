@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from jaxnn._version import __version__
 from jaxnn.verify.report.data import Finding, Leaf, Outcome, wrong_first
 from jaxnn.verify.report.figure import LEAVES, errors_figure, panel_figures
 from jaxnn.verify.report.text import KINDS, credit, error, summary, unnamed_leaves, where
@@ -72,7 +73,6 @@ def report_page(report: Outcome) -> str:
 
 def page(verdict: str, sentence: str, ok: bool, body: str) -> str:
     """A page of this library: the verdict on top, then the body, which is HTML already."""
-    from jaxnn import __version__
 
     kind = "good" if ok else "bad"
     return f"""<!doctype html>

@@ -1,0 +1,188 @@
+"""Where things may be, and who may import whom: the rules of the layout, read from the source text."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import jaxnn
+
+ROOT = Path(__file__).parents[1]
+
+# Every place of the package, each above what it may import. A new module or folder gets its line here.
+ORDER = (
+    "_version", "_checks", "_after", "_parallel",
+    "activations", "schedules", "initializers", "regularizers", "losses", "optimizers",
+    "layer", "_branches", "combinators", "layers", "fused", "models",
+    "datasets", "plots", "training",
+    "verify.report", "verify.judge", "verify.explain", "verify.verifier", "verify.certificate", "verify", "testing",
+    "runs", "cli", "__main__", "",
+)  # fmt: skip
+FOREIGN = ("optax", "flax", "equinox", "haiku", "torch", "jax._src")
+OUTSIDE = ("tests", "scripts", "benchmarks", "docs")
+AUTODIFF = ("grad", "value_and_grad", "vjp", "jvp", "jacrev", "jacfwd", "linearize", "hessian")
+
+
+def module_of(path: Path, root: Path = ROOT) -> str:
+    """jaxnn/layers/conv.py -> jaxnn.layers.conv, jaxnn/layers/__init__.py -> jaxnn.layers."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_of(path): path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("jaxnn/**/*.py"))}
+
+
+def place_of(module: str) -> str:
+    """jaxnn.layers.conv -> layers; the folders of verify are places of their own."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2] if parts[:1] == ["verify"] else parts[:1])
+
+
+def imports(source: str) -> Iterator[str]:
+    """What a source imports, also inside its functions; but not what only a type checker sees."""
+    tree = ast.parse(source)
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+
+
+def own_imports(source: str, modules=frozenset(SOURCES)) -> set[str]:
+    """The modules of the package that a source imports: of `jaxnn.layers.conv` it is the module, not the name in it."""
+    names = [name for name in imports(source) if name.split(".")[0] == "jaxnn"]
+    return {name if name in modules else name.rpartition(".")[0] for name in names}
+
+
+def upward(sources: dict[str, str]) -> list[str]:
+    """The imports that do not go down ORDER."""
+    return [
+        f"{module} imports {other}"
+        for module, source in sources.items()
+        for other in own_imports(source, frozenset(sources))
+        if place_of(other) != place_of(module)
+        and ORDER.index(place_of(other)) > ORDER.index(place_of(module))  # a ValueError: it has no line in ORDER
+    ]
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, [] if there are none."""
+    edges = {module: own_imports(source, frozenset(sources)) - {module} for module, source in sources.items()}
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        found = next((c for other in sorted(edges.get(module, ())) if (c := visit(other, [*path, module]))), [])
+        done.add(module)
+        return found
+
+    return next((found for module in sources if (found := visit(module, []))), [])
+
+
+def private(source: str) -> list[str]:
+    """Imports of private modules or names of the package."""
+    return [name for name in imports(source) if name.startswith("jaxnn.") and re.search(r"\._[a-z]", name)]
+
+
+def test_every_module_has_its_place():
+    places = {place_of(module) for module in SOURCES}
+    assert not places - set(ORDER), "give these places of the package a line in ORDER"
+
+
+def test_imports_go_down():
+    assert upward(SOURCES) == []
+
+
+def test_no_circle():
+    assert circle(SOURCES) == []
+
+
+def test_a_folder_does_not_import_itself_by_its_init():
+    """`from jaxnn.layers import dense` inside layers/ would make a circle of the folder and its modules."""
+    inside = [
+        f"{module} imports {other}"
+        for module, source in SOURCES.items()
+        for other in own_imports(source)
+        if module.startswith(other + ".")
+    ]
+    assert inside == []
+
+
+def test_imports_are_absolute():
+    assert [module for module, source in SOURCES.items() if any(name[0] == "." for name in imports(source))] == []
+
+
+def test_nobody_outside_imports_a_private_name():
+    found = {
+        str(path.relative_to(ROOT)): names
+        for folder in OUTSIDE
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if (names := private(path.read_text(encoding="utf-8")))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize("library", FOREIGN)
+def test_the_library_stands_alone(library):
+    users = [m for m, source in SOURCES.items() for name in imports(source) if f"{name}.".startswith(library + ".")]
+    assert users == []
+
+
+def test_autodiff_is_in_the_verifier_alone():
+    pattern = re.compile(rf"\bjax\.({'|'.join(AUTODIFF)})\(")
+    code = {module: "\n".join(_code_lines(source)) for module, source in SOURCES.items()}
+    assert [module for module, text in code.items() if pattern.search(text) and ".verify" not in module] == []
+    assert any(pattern.search(text) for module, text in code.items() if ".verify" in module)
+
+
+def _code_lines(source: str) -> list[str]:
+    """The source without its strings and comments."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return ast.unparse(tree).splitlines()
+
+
+# ---------------------------------------------------------------- the checks can fail
+
+
+def test_each_check_sees_what_it_is_for():
+    assert upward({"jaxnn.losses": "", "jaxnn.activations": "from jaxnn.losses import mse"}) != []
+    assert upward({"jaxnn.activations": "", "jaxnn.losses": "from jaxnn.activations import relu"}) == []
+    ring = {"jaxnn.a": "def f():\n    from jaxnn import b", "jaxnn.b": "import jaxnn.c", "jaxnn.c": "from jaxnn.a import x"}
+    assert circle(ring) == ["jaxnn.a", "jaxnn.b", "jaxnn.c", "jaxnn.a"]
+    assert circle({**ring, "jaxnn.c": ""}) == []
+    assert private("from jaxnn._checks import whole") == ["jaxnn._checks.whole"]
+    assert private("from jaxnn.layers.conv import _product") == ["jaxnn.layers.conv._product"]
+    assert private("from jaxnn import __version__, layers") == []
+
+
+# ---------------------------------------------------------------- what is public can be reached
+
+
+def public_functions(package) -> Iterator[tuple[str, object]]:
+    """The public functions and classes that are defined in a package's own modules."""
+    for found in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        if found.name.startswith("_"):
+            continue
+        for name, value in vars(module).items():
+            if not name.startswith("_") and inspect.isfunction(value) and value.__module__ == module.__name__:
+                yield name, value
