@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import jaxnn
-
 ROOT = Path(__file__).parents[1]
 
 # Every place of the package, each above what it may import. A new module or folder gets its line here.
@@ -20,7 +18,7 @@ ORDER = (
     "activations", "schedules", "initializers", "regularizers", "losses", "optimizers",
     "layer", "_branches", "combinators", "layers", "fused", "models",
     "datasets", "plots", "training",
-    "verify.report", "verify.judge", "verify.explain", "verify.verifier", "verify.certificate", "verify", "testing",
+    "verify.jax_internals", "verify.report", "verify.judge", "verify.explain", "verify.verifier", "verify.certificate", "verify", "testing",
     "runs", "cli", "__main__", "",
 )  # fmt: skip
 FOREIGN = ("optax", "flax", "equinox", "haiku", "torch", "jax._src")

@@ -469,8 +469,9 @@ def test_the_textbook_s_norm_would_fail():
         y, pull = jax.vjp(textbook_norm, x)
         return y, pull(dy)[0]
 
-    errors = [errors_of_norm(run, x=row[None]) for row in ROWS]
-    assert [max(error) > BOUND for error in errors] == [False, True, True, True, False, False, True, False]
+    fails = [max(errors_of_norm(run, x=row[None])) > BOUND for row in ROWS]
+    # Where a row is constant, whether mean(x²) and mean² round to the same number is up to the version of XLA.
+    assert [k for k, row in enumerate(ROWS) if fails[k] and np.ptp(row.astype(float)) > 0] == [1, 2, 6]
 
 
 def true_softmax(z):

@@ -51,8 +51,8 @@ def test_the_standard_library_is_python():
     train, held_out = datasets.standard_library()
     assert len(train) > 1_000_000
     assert 0.05 < len(held_out) / (len(train) + len(held_out)) < 0.2
-    assert b"\nclass ZipFile" in held_out
     assert b"\nclass ArgumentParser" in train
+    assert b"\nclass zipimporter" in held_out  # of the last module in every version; zipfile became a package
 
 
 def test_where_there_is_no_text(tmp_path):

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxnn.verify.jax_internals import traced_name
 from jaxnn.verify.judge.float64_jaxpr import equations, has_low_precision, in_float64, uses
 from jaxnn.verify.judge.rule import representable
 from jaxnn.verify.judge.structure import match
@@ -177,8 +178,8 @@ class Evaluator:
         if self.jaxpr is None:
             return []
         eqns = (eqn for eqn in equations(self.jaxpr) if eqn.primitive.name.startswith("custom_"))
-        names = [str(eqn.params.get("name") or getattr(eqn.params.get("call_jaxpr"), "jaxpr", None)) for eqn in eqns]
-        return sorted({name for name in names if name.isidentifier()})
+        names = {traced_name(eqn) for eqn in eqns}
+        return sorted(name for name in names if name.isidentifier())
 
     def operations(self, inputs: tuple, given: tuple) -> set[str] | None:
         """The names of the forward's operations for arguments of other shapes; None if it refuses them."""

@@ -1,14 +1,14 @@
 """Float64 arithmetic in a function's own jaxpr, so that casts, masks and random bits stay what they were."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
-from jax.extend import core
+
+from jaxnn.verify import jax_internals
+from jaxnn.verify.jax_internals import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Tracer, Var, bind, called, sub_jaxprs
 
 
 def in_float64(f: Callable, *example_args, strip: bool = False) -> Callable:
@@ -35,9 +35,9 @@ def in_float64(f: Callable, *example_args, strip: bool = False) -> Callable:
     return g
 
 
-def evaluate(jaxpr: core.Jaxpr, consts: Sequence, args: Sequence, strip: bool = False) -> list:
+def evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, strip: bool = False) -> list:
     """The outputs of a jaxpr in float64 arithmetic, under enable_x64."""
-    env: dict[core.Var, Any] = {}
+    env: dict[Var, Any] = {}
     for var, x in zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True):
         env[var] = widen(x, dtype_of(var))
     for eqn in jaxpr.eqns:
@@ -46,9 +46,9 @@ def evaluate(jaxpr: core.Jaxpr, consts: Sequence, args: Sequence, strip: bool = 
     return [read(env, atom) for atom in jaxpr.outvars]
 
 
-def read(env: dict, atom: core.Var | core.Literal) -> Any:
+def read(env: dict, atom: Var | Literal) -> Any:
     """The value of a variable or of a literal."""
-    return widen(atom.val, dtype_of(atom)) if isinstance(atom, core.Literal) else env[atom]
+    return widen(atom.val, dtype_of(atom)) if isinstance(atom, Literal) else env[atom]
 
 
 def dtype_of(atom: Any) -> Any:
@@ -80,7 +80,7 @@ def widen(x: Any, dtype: Any) -> Any:
     return x.astype(wide(dtype))
 
 
-def equation(eqn: core.JaxprEqn, args: Sequence) -> list:
+def equation(eqn: JaxprEqn, args: Sequence) -> list:
     """The outputs of one equation that is not a call or a loop, args and outputs in float64."""
     name = eqn.primitive.name
     if name == "reduce_precision":
@@ -92,25 +92,20 @@ def equation(eqn: core.JaxprEqn, args: Sequence) -> list:
     return bind(eqn, args, {key: _wide_parameter(value) for key, value in eqn.params.items()})
 
 
-# These look at the bits of a float, or draw as many as it has.
+# These look at the bits of a float, draw as many as it has, or are closed to us.
 _OWN_PRECISION = {"bitcast_convert_type", "nextafter", "random_gamma", "rng_uniform", "pure_callback", "io_callback"}
+_OWN_PRECISION |= jax_internals.OPAQUE
 
 
 def _wide_parameter(value):
     if isinstance(value, (np.dtype, type)):
         return wide(value)
-    if isinstance(value, core.Jaxpr):
-        return _wide_parameter(core.ClosedJaxpr(value, ())).jaxpr
-    if isinstance(value, core.ClosedJaxpr):
-        avals = [jax.ShapeDtypeStruct(var.aval.shape, wide(var.aval.dtype)) for var in value.jaxpr.invars]
-        return jax.make_jaxpr(lambda *xs: evaluate(value.jaxpr, value.consts, xs))(*avals)
+    if isinstance(value, (ClosedJaxpr, Jaxpr)):
+        closed = jax_internals.close(value)
+        avals = [jax.ShapeDtypeStruct(var.aval.shape, wide(var.aval.dtype)) for var in closed.jaxpr.invars]
+        widened = jax.make_jaxpr(lambda *xs: evaluate(closed.jaxpr, closed.consts, xs))(*avals)
+        return widened if isinstance(value, ClosedJaxpr) else widened.jaxpr
     return value
-
-
-def bind(eqn: core.JaxprEqn, args: Sequence, params: dict) -> list:
-    """The outputs of an equation's primitive."""
-    outs = eqn.primitive.bind(*args, **params)
-    return list(outs) if eqn.primitive.multiple_results else [outs]
 
 
 def _narrow(x, dtype):
@@ -119,73 +114,48 @@ def _narrow(x, dtype):
     return jax.lax.convert_element_type(x, dtype)
 
 
-def inner(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
-    """The jaxpr that an equation merely calls: jit, remat, custom_jvp and custom_vjp without their rules."""
-    if eqn.primitive.name in ("scan", "while", "cond"):
-        return None
-    called = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    if isinstance(called, core.Jaxpr):
-        called = core.ClosedJaxpr(called, ())
-    if called is None or len(called.jaxpr.invars) != len(eqn.invars):
-        return None
-    return called if len(called.jaxpr.outvars) == len(eqn.outvars) else None
-
-
-def evaluate_equation(eqn: core.JaxprEqn, args: Sequence, strip: bool = False) -> list:
+def evaluate_equation(eqn: JaxprEqn, args: Sequence, strip: bool = False) -> list:
     """The outputs of any equation in float64 arithmetic."""
-    name, params = eqn.primitive.name, eqn.params
+    name = eqn.primitive.name
 
-    def function(closed):
-        return lambda *xs: evaluate(closed.jaxpr, closed.consts, xs, strip)
+    def function(closed, *known):
+        return lambda *xs: evaluate(closed.jaxpr, closed.consts, (*known, *xs), strip)
 
-    called = inner(eqn)
-    if called is not None and name in ("custom_jvp_call", "custom_vjp_call") and not strip:
-        return _with_rule(eqn, called, args)
-    if called is not None and name in _CALLS:
-        return function(called)(*args)
+    inside = called(eqn)
+    if inside is not None and name in ("custom_jvp_call", "custom_vjp_call") and not strip:
+        return _with_rule(eqn, inside, args)
+    if inside is not None and name in jax_internals.CALLS:
+        return function(inside)(*args)
     if name == "scan":
-        consts, carry, xs = _split(args, params["num_consts"], params["num_carry"])
-        body = function(params["jaxpr"])
+        scan = jax_internals.scan_parts(eqn, args)
+        body = function(scan.body, *scan.consts)
 
         def step(carry, x):
-            outs = body(*consts, *carry, *x)
+            outs = body(*carry, *x)
             return outs[: len(carry)], outs[len(carry) :]
 
-        carry, ys = jax.lax.scan(step, carry, xs, params["length"], params["reverse"], params["unroll"])
+        carry, ys = jax.lax.scan(step, scan.carry, scan.xs, scan.length, scan.reverse, scan.unroll)
         return [*carry, *ys]
     if name == "while":
-        of_cond, of_body, carry = _split(args, params["cond_nconsts"], params["body_nconsts"])
-        proceed, body = function(params["cond_jaxpr"]), function(params["body_jaxpr"])
-        return jax.lax.while_loop(lambda c: proceed(*of_cond, *c)[0], lambda c: body(*of_body, *c), carry)
+        loop = jax_internals.while_parts(eqn, args)
+        proceed, body = function(loop.proceed, *loop.of_proceed), function(loop.body, *loop.of_body)
+        return jax.lax.while_loop(lambda carry: proceed(*carry)[0], lambda carry: body(*carry), loop.carry)
     if name == "cond":
-        return jax.lax.switch(args[0], [function(branch) for branch in params["branches"]], *args[1:])
-    if name in ("custom_linear_solve", "linear_solve"):
-        *consts, b = _split(args, *params["const_lengths"])
-        matvec, _, solve, transpose_solve = (
-            closed and functools.partial(lambda f, known, xs: f(*known, *xs), function(closed), known)
-            for closed, known in zip(params["jaxprs"], consts, strict=True)
-        )
-        back = transpose_solve and (lambda _, ys: transpose_solve(ys))
-        return jax.lax.custom_linear_solve(matvec, b, lambda _, ys: solve(ys), back)
+        return jax.lax.switch(args[0], [function(branch) for branch in jax_internals.branches(eqn)], *args[1:])
+    if name in jax_internals.LINEAR_SOLVES:
+        system = jax_internals.linear_solve_parts(eqn, args)
+
+        def applied(part):  # matvec(x), solve(matvec, b)
+            return lambda *args: function(part.jaxpr, *part.consts)(*args[-1])
+
+        back = system.transpose_solve and applied(system.transpose_solve)
+        return jax.lax.custom_linear_solve(applied(system.matvec), system.b, applied(system.solve), back)
     return equation(eqn, args)
 
 
-_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_jvp_call"}
-_CALLS |= {"custom_vjp_call"}
-
-
-def _split(args, *lengths):
-    parts, start = [], 0
-    for length in lengths:
-        parts.append(list(args[start : start + length]))
-        start += length
-    return *parts, list(args[start:])
-
-
-def _with_rule(eqn, called, args):
+def _with_rule(eqn, inside, args):
     """A call of a custom_jvp or custom_vjp function: its rule, traced in its own precision, in float64 too."""
-    alone = called.jaxpr.replace(eqns=[eqn.replace(invars=called.jaxpr.invars)], outvars=eqn.outvars)
-    f = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
+    f = jax_internals.function_of(eqn)
     ins, outs = ([jax.ShapeDtypeStruct(a.aval.shape, a.aval.dtype) for a in xs] for xs in (eqn.invars, eqn.outvars))
     moves, moved = ([i for i, a in enumerate(avals) if jnp.issubdtype(a.dtype, jnp.inexact)] for avals in (ins, outs))
     own_x64 = any(a.dtype in (np.float64, np.complex128) for a in (*ins, *outs))
@@ -203,7 +173,7 @@ def _with_rule(eqn, called, args):
         return lambda *flat: evaluate(closed.jaxpr, closed.consts, flat)
 
     def value(*xs):
-        return evaluate(called.jaxpr, called.consts, xs)
+        return evaluate(inside.jaxpr, inside.consts, xs)
 
     if eqn.primitive.name == "custom_jvp_call":
 
@@ -239,17 +209,7 @@ def _with_rule(eqn, called, args):
 # ---------------------------------------------------------------- what a jaxpr contains
 
 
-def sub_jaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
-    """The jaxprs among an equation's parameters."""
-    for value in eqn.params.values():
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, core.ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, core.Jaxpr):
-                yield item
-
-
-def equations(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> Iterator[core.JaxprEqn]:
+def equations(jaxpr: Jaxpr | ClosedJaxpr) -> Iterator[JaxprEqn]:
     """All equations of a jaxpr and of the jaxprs inside it."""
     for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         yield eqn
@@ -257,12 +217,12 @@ def equations(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> Iterator[core.JaxprEqn]:
             yield from equations(sub)
 
 
-def uses(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> set[str]:
+def uses(jaxpr: Jaxpr | ClosedJaxpr) -> set[str]:
     """The names of all primitives in a jaxpr, those inside jit, scan, cond, ... too."""
     return {eqn.primitive.name for eqn in equations(jaxpr)}
 
 
-def has_low_precision(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> bool:
+def has_low_precision(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
     """Whether anything in a jaxpr, traced under enable_x64, is computed in less than float64."""
     dtypes = (dtype_of(var) for eqn in equations(jaxpr) for var in eqn.outvars if hasattr(var.aval, "dtype"))
     return any(jnp.issubdtype(dtype, jnp.inexact) and wide(dtype) != dtype for dtype in dtypes)

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jax.extend import core
 
 from jaxnn.verify.explain.evidence import Evidence
 from jaxnn.verify.explain.leaf_algebra.experiments import Batch, is_one, numeric
 from jaxnn.verify.explain.leaf_algebra.wrong_leaf import axes_in_words
+from jaxnn.verify.jax_internals import Literal, Var, parameters
 from jaxnn.verify.judge.float64_jaxpr import equations
 
 MOST_CONSTANTS = 60
@@ -67,7 +67,7 @@ def _of_forward(jaxpr) -> list[Number]:
     made_by = {var: eqn for eqn in _equations(jaxpr) for var in eqn.outvars}
     for eqn in _equations(jaxpr):
         if eqn.primitive.name in ("integer_pow", "square"):
-            y = eqn.params.get("y", 2)
+            y = parameters(eqn).get("y", 2)
             found["power", y] = Number(float(y), f"the exponent of x{_raised(y)} in the forward", "power")
         for place, v in _constants(eqn) if eqn.primitive.name in ("mul", "div") else ():
             kind = "divide" if eqn.primitive.name == "div" and place == 1 else "times"
@@ -89,13 +89,13 @@ def _equations(jaxpr):
 
 def _constants(eqn) -> list[tuple[int, float]]:
     """(place among the operands, value) of every constant number in an equation."""
-    literals = [(k, np.asarray(a.val)) for k, a in enumerate(eqn.invars) if isinstance(a, core.Literal)]
+    literals = [(k, np.asarray(a.val)) for k, a in enumerate(eqn.invars) if isinstance(a, Literal)]
     return [(k, float(v)) for k, v in literals if v.size == 1 and v.dtype.kind == "f"]
 
 
 def _summed_by(value, made_by) -> float:
     """How many entries each entry of a value is the sum of; NaN if it is no sum."""
-    eqn = made_by[value] if isinstance(value, core.Var) and value in made_by else None
+    eqn = made_by[value] if isinstance(value, Var) and value in made_by else None
     if eqn is None or eqn.primitive.name != "reduce_sum":
         return float("nan")
     return eqn.invars[0].aval.size / eqn.outvars[0].aval.size

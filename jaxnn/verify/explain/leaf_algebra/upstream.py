@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator
 
-from jax.extend import core
-
 from jaxnn.verify.explain.evidence import Evidence
-from jaxnn.verify.judge.float64_jaxpr import inner
+from jaxnn.verify.jax_internals import Jaxpr, Literal, Var, called
 
 
 def enters(evidence: Evidence) -> str:
@@ -71,17 +69,17 @@ def _reach(evidence) -> list[set[int]] | None:
     return found
 
 
-def _flat(jaxpr: core.Jaxpr, env: dict[core.Var, object]) -> Iterator[tuple[list[object], list[object]]]:
+def _flat(jaxpr: Jaxpr, env: dict[Var, object]) -> Iterator[tuple[list[object], list[object]]]:
     """(values used, values made) of every equation; those that merely call a jaxpr are replaced by what it contains."""
     for eqn in jaxpr.eqns:
-        ins = [None if isinstance(atom, core.Literal) else env[atom] for atom in eqn.invars]
-        called = inner(eqn)
-        if called is None:
+        ins = [None if isinstance(atom, Literal) else env[atom] for atom in eqn.invars]
+        call = called(eqn)
+        if call is None:
             env.update((var, object()) for var in eqn.outvars)
             yield [value for value in ins if value is not None], [env[var] for var in eqn.outvars]
         else:
-            inside = {var: object() for var in called.jaxpr.constvars}
-            inside.update((var, value or object()) for var, value in zip(called.jaxpr.invars, ins, strict=True))
-            yield from _flat(called.jaxpr, inside)
-            for var, atom in zip(eqn.outvars, called.jaxpr.outvars, strict=True):
-                env[var] = object() if isinstance(atom, core.Literal) else inside[atom]
+            inside = {var: object() for var in call.jaxpr.constvars}
+            inside.update((var, value or object()) for var, value in zip(call.jaxpr.invars, ins, strict=True))
+            yield from _flat(call.jaxpr, inside)
+            for var, atom in zip(eqn.outvars, call.jaxpr.outvars, strict=True):
+                env[var] = object() if isinstance(atom, Literal) else inside[atom]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import core
 
+from jaxnn.verify import jax_internals
 from jaxnn.verify.explain.reverse_mode.primitive_rules import (
     BINARY,
     FORWARD,
@@ -26,7 +26,8 @@ from jaxnn.verify.explain.reverse_mode.primitive_rules import (
     is_float,
     vjp,
 )
-from jaxnn.verify.judge.float64_jaxpr import dtype_of, evaluate_equation, inner, uses, wide, widen
+from jaxnn.verify.jax_internals import CALLS, ClosedJaxpr, Literal, called
+from jaxnn.verify.judge.float64_jaxpr import dtype_of, evaluate_equation, uses, wide, widen
 
 MOST_NODES = 2000
 
@@ -209,7 +210,7 @@ def _loop_length(counts: set[int]) -> int:
     return 1
 
 
-def flatten(closed: core.ClosedJaxpr, inputs: Sequence, given: Sequence, paths: Sequence[str]) -> Graph:
+def flatten(closed: ClosedJaxpr, inputs: Sequence, given: Sequence, paths: Sequence[str]) -> Graph:
     """The graph of a jaxpr of (*inputs, *given), which are called `paths`; raises TooLarge. Under enable_x64."""
     build = _Builder()
     args = zip((*inputs, *given), closed.jaxpr.invars, strict=True)
@@ -238,7 +239,7 @@ class _Builder:
         env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
         def read(atom):
-            return self.add(widen(atom.val, dtype_of(atom))) if isinstance(atom, core.Literal) else env[atom]
+            return self.add(widen(atom.val, dtype_of(atom))) if isinstance(atom, Literal) else env[atom]
 
         for i, eqn in enumerate(jaxpr.eqns):
             place = caller._replace(path=(*caller.path, i)) if caller else _place(eqn)
@@ -268,28 +269,28 @@ class _Builder:
         return {v: match[1] for v, match in named.items() if match and "," not in match[1]}
 
     def equation(self, eqn, ins, place) -> list[int]:
-        name, params = eqn.primitive.name, eqn.params
+        name, params = eqn.primitive.name, jax_internals.parameters(eqn)
         xs = [self.values[v] for v in ins]
-        called = inner(eqn)
+        inside = called(eqn)
         depends = any(v in self.dependent for v in ins)
-        if not depends and (name in ("scan", "while", "cond") or (called and not uses(called) <= _KNOWN)):
+        if not depends and (name in jax_internals.LOOPS_AND_BRANCHES or (inside and not uses(inside) <= _KNOWN)):
             run = jax.jit(lambda *xs: evaluate_equation(eqn, xs, True))
             return self.node(name, {}, ins, [as_array(y) for y in run(*xs)], place)
-        if called:
-            if not place.source or not _of_library(called):
-                return self.closed(called, ins)
-            function = params.get("name") or called.jaxpr.debug_info.func_name
-            return self.closed(called, ins, place._replace(functions=(*place.functions, function)))
+        if inside:
+            if not place.source or not _of_library(inside):
+                return self.closed(inside, ins)
+            functions = (*place.functions, jax_internals.traced_name(eqn))
+            return self.closed(inside, ins, place._replace(functions=functions))
         if name == "scan":
             return self.scan(eqn, ins, place)
         if name == "while":
-            n, m = params["cond_nconsts"], params["body_nconsts"]
-            of_cond, of_body, carry = ins[:n], ins[n : n + m], ins[n + m :]
-            while self.values[self.closed(params["cond_jaxpr"], [*of_cond, *carry])[0]]:
-                carry = self.carried(self.closed(params["body_jaxpr"], [*of_body, *carry]), carry, place)
+            loop = jax_internals.while_parts(eqn, ins)
+            carry = loop.carry
+            while self.values[self.closed(loop.proceed, [*loop.of_proceed, *carry])[0]]:
+                carry = self.carried(self.closed(loop.body, [*loop.of_body, *carry]), carry, place)
             return carry
         if name == "cond":
-            branches = params["branches"]
+            branches = jax_internals.branches(eqn)
             return self.closed(branches[int(np.clip(xs[0], 0, len(branches) - 1))], ins[1:])
         outs = forward(name, params, xs, eqn)
         if name in BINARY and depends:
@@ -312,18 +313,16 @@ class _Builder:
         ]
 
     def scan(self, eqn, ins, place):
-        params = eqn.params
-        n, m = params["num_consts"], params["num_carry"]
-        consts, carry, xs = ins[:n], ins[n : n + m], ins[n + m :]
-        length = params["length"]
+        consts, carry, xs, body, length, reverse, _ = jax_internals.scan_parts(eqn, ins)
+        m = len(carry)
         rows: list[list[int]] = []
-        order = range(length)[::-1] if params["reverse"] else range(length)
+        order = range(length)[::-1] if reverse else range(length)
         for turn, t in enumerate(order):
             here = [self.node("row", {"t": t}, [v], [self.values[v][t]], place)[0] for v in xs]
-            outs = self.closed(params["jaxpr"], [*consts, *carry, *here])
+            outs = self.closed(body, [*consts, *carry, *here])
             rows.append(outs[m:])
             carry = self.carried(outs[:m], carry, place) if turn < length - 1 else outs[:m]
-        if params["reverse"]:
+        if reverse:
             rows.reverse()
         ys = []
         for i, var in enumerate(eqn.outvars[m:]):
@@ -342,9 +341,8 @@ _PUBLIC = re.compile(r"[/\\](numpy|nn|lax|scipy)[/\\]")  # functions with names 
 
 def _place(eqn) -> Place:
     """The user's line that an equation comes from: the innermost frame outside of libraries."""
-    traceback = eqn.source_info.traceback
     functions, stack, found = [], [], None
-    for frame in traceback.frames if traceback else ():
+    for frame in jax_internals.frames(eqn):
         file = frame.file_name
         if file.startswith(_HERE) and found:
             break  # further out is only the verifier and who called it
@@ -363,14 +361,12 @@ def _place(eqn) -> Place:
 
 
 # What is evaluated here without compiling anything.
-_KNOWN = {*FORWARD, *SEVERAL, "jit", "pjit", "closed_call", "remat", "remat2", "checkpoint"}
-_KNOWN |= {"custom_jvp_call", "custom_vjp_call"}
+_KNOWN = {*FORWARD, *SEVERAL, *CALLS}
 
 
-def _of_library(called) -> bool:
+def _of_library(closed: ClosedJaxpr) -> bool:
     """Whether library code was traced to this jaxpr: jax keeps it, with the source lines of whoever called it first."""
-    where = getattr(called.jaxpr.debug_info, "func_src_info", None) or ""
-    return where.partition(" at ")[2].startswith(_LIBRARIES)
+    return jax_internals.function_source(closed).startswith(_LIBRARIES)
 
 
 # ---------------------------------------------------------------- reverse mode

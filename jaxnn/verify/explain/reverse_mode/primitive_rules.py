@@ -153,7 +153,7 @@ def order(p: dict, keys: np.ndarray) -> np.ndarray:
 
 
 def _top(p, x):
-    axis = p.get("axis", x.ndim - 1)
+    axis = p["axis"]
     best = np.flip(np.argsort(np.flip(x, axis), axis, kind="stable"), axis)
     best = x.shape[axis] - 1 - best.take(range(p["k"]), axis)
     return [np.take_along_axis(x, best, axis), best.astype(np.int32)]
@@ -366,7 +366,7 @@ def _of_sort(k, dy, xs, y, p):
 
 def _of_top(k, dy, xs, y, p):
     dx = np.zeros(xs[0].shape)
-    np.put_along_axis(dx, _top(p, xs[0])[1], dy[0], p.get("axis", dx.ndim - 1))
+    np.put_along_axis(dx, _top(p, xs[0])[1], dy[0], p["axis"])
     return dx
 
 
