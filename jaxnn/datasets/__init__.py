@@ -24,3 +24,4 @@ from .text import byte_vocabulary as byte_vocabulary
 from .text import character_vocabulary as character_vocabulary
 from .text import standard_library as standard_library
 from .text import text_files as text_files
+from .text import trigram_bits as trigram_bits
