@@ -66,9 +66,12 @@ def whole(who: str, name: str, value: int, least: int) -> None:
 
 
 def random_key(who: str, key) -> None:
-    """ValueError unless key is a key of jax.random."""
-    if not (isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)):
-        raise ValueError(f"{who} draws random numbers and needs a key, but got {key!r}; pass jax.random.key(0), say")
+    """ValueError unless key is one key of jax.random, typed or, as PRNGKey makes it, raw."""
+    array = isinstance(key, jax.Array)
+    typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    if not (typed or (array and key.dtype == jnp.uint32 and key.ndim == 1)):
+        got = f"{key.dtype} of shape {key.shape}" if array else repr(key)
+        raise ValueError(f"{who} draws random numbers and needs a key, but got {got}; pass jax.random.key(0), say")
 
 
 def same_shape(who: str, name: str, array, like: str, shape: tuple[int, ...]) -> None:

@@ -3,45 +3,70 @@
 Every gradient is calculated by the library's own backward passes. On MNIST ten epochs take some minutes on two cores
 of a CPU and get more than 99.2 % of the 10,000 test images right.
 
-python scripts/train_mnist_cnn.py --data FOLDER           the four IDX files of MNIST or a relative, gzip or raw
-python scripts/train_mnist_cnn.py                         the packaged digits, for a try: some seconds
-python scripts/train_mnist_cnn.py --resume runs/mnist-1   go on with a run that was stopped
+python scripts/train_mnist_cnn.py --data FOLDER    the four IDX files of MNIST or a relative, gzip or raw
+python scripts/train_mnist_cnn.py                  the packaged digits, for a try: some seconds
 """
 
-import dataclasses
+import argparse
+import math
+from pathlib import Path
 
-from _config import Config, exit_with_one_line, parse
-from _data import Data
-from _run import run
+import jax
 
-from jaxnn import models
-from jaxnn.layer import Layer
+from jaxnn import adam, datasets, models, plots, schedules
+from jaxnn.training import accuracy, fit, predict, save_tree, scale_pixels, start
 
-
-@dataclasses.dataclass(frozen=True)
-class CnnConfig(Config):
-    """The settings of a convolutional network."""
-
-    channels: tuple[int, ...] = dataclasses.field(
-        default=(24, 48, 96), metadata={"help": "of the convolutions, each followed by pooling to half the size"}
-    )
+BATCH = 100
 
 
-DEFAULTS = CnnConfig(data="digits", layers=(128,), rate=2e-3, batch=100, epochs=10, dropout=0.4)
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="a folder of IDX files (default: the packaged digits)")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("runs/cnn"), help="the run folder (default: runs/cnn)")
+    args = parser.parse_args()
 
+    split_key, train_key = jax.random.split(jax.random.key(0))
+    if args.data is None:
+        train, test = datasets.split(split_key, datasets.digits(), 0.2)
+        scale = scale_pixels(16)
+    else:
+        train, test = datasets.idx_folder(args.data)
+        scale = scale_pixels(255)
+    images, test_images = train.x[..., None], test.x[..., None]  # one channel: (N, height, width, 1)
 
-def make_cnn(config: CnnConfig, data: Data) -> Layer:
-    """The network of the config; ValueError where the data are not images."""
-    shape = data.train[0].shape
-    if not data.images:
-        raise ValueError(f"{config.data}: x has shape {shape}, expected images (N, height, width) or (…, 3); for other "
-                         f"data there is train.py")  # fmt: skip
-    return models.cnn(config.channels, config.layers, data.n_out, config.activation, config.initializer, config.dropout)
+    model = models.cnn((24, 48, 96), hidden=(128,), n_out=len(train.classes), rate=0.4)
+    steps = args.epochs * math.ceil(len(images) / BATCH)
+    optimizer = adam(schedules.cosine(2e-3, steps))
+    train_state = start(train_key, model, optimizer, images.shape)
 
+    records = []
+    for record in fit(
+        model,
+        (images, train.y),
+        train_state,
+        loss="softmax_cross_entropy_with_integer_labels",
+        optimizer=optimizer,
+        epochs=args.epochs,
+        batch_size=BATCH,
+        validation=(test_images, test.y),
+        metrics={"accuracy": accuracy},
+        prepare=scale,
+    ):
+        train_state = record.train_state
+        records.append(record.to_dict())
+        right = record.validation["accuracy"]
+        print(f"epoch {record.epoch}  loss {record.loss:.4f}  test accuracy {100 * right:.2f} %", flush=True)
 
-def main() -> int:
-    return run(parse(__doc__ or "", DEFAULTS), make_cnn)
+    args.out.mkdir(parents=True, exist_ok=True)
+    params, state = train_state.params, train_state.state  # the state: batch norm's running mean and variance
+    save_tree(args.out / "params.npz", {"params": params, "state": state})
+    scores = predict(model, params, state, test_images, prepare=scale)
+    plots.curves(records).savefig(args.out / "curves.png")
+    plots.mistakes(test_images, test.y, scores, test.classes).savefig(args.out / "mistakes.png")
+    print(f"parameters and figures are in {args.out}")
+    print(f"test accuracy {100 * accuracy(test.y, scores):.2f} %")
 
 
 if __name__ == "__main__":
-    exit_with_one_line(main)
+    main()

@@ -1,9 +1,10 @@
-"""The convolutional network: its stages, the padding of a batch, twenty steps beside jax.grad, and its script."""
+"""The convolutional network: its stages, the padding of a batch, twenty steps beside jax.grad, and its command."""
 
 import functools
 import json
 import math
-from pathlib import Path
+import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from jaxnn import get_loss, layers, models
+from jaxnn.cli import main
 from jaxnn.combinators import serial
 from jaxnn.layer import Ctx
 from jaxnn.layers.batch_norm import BatchStats
 from jaxnn.optimizers import adam, sgd
+from jaxnn.runs import examples
 from jaxnn.training import Batch, train_step
 from jaxnn.training.step import TrainState
 from jaxnn.verify.judge.compare import largest_error
@@ -136,30 +139,22 @@ def test_a_mask_of_examples_changes_nothing_along_a_sequence(layer):
     assert np.abs(by_token - bare).max() > 1e-3
 
 
-# ---------------------------------------------------------------- the script
+# ---------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    import train_mnist_cnn
-
-    return train_mnist_cnn
-
-
-def test_a_run_goes_on(script, tmp_path, monkeypatch, capsys):
+def test_a_run_goes_on(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 255, (40, 5, 4)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", x=images, y=np.where(images[:, 0, 0] > 100, "light", "dark"))
     out = tmp_path / "run"
 
-    def run(*flags):
-        monkeypatch.setattr("sys.argv", ["train_mnist_cnn.py", *flags])
-        assert script.main() == 0
-        return capsys.readouterr().out
+    def run(flags, status=0):
+        assert main(["train", *flags.split()]) == status
+        printed = capsys.readouterr()
+        return printed.err if status else printed.out
 
-    data = str(tmp_path / "images.npz")
-    run("--data", data, "--channels", "2", "--layers", "", "--batch", "16", "--epochs", "1", "--out", str(out))
-    printed = run("--resume", str(out), "--epochs", "2")
+    data = f"--data {tmp_path / 'images.npz'} --model cnn --channels 2 --layers= --batch 16"
+    run(f"{data} --epochs 1 --out {out}")
+    printed = run(f"--resume {out} --epochs 2")
     assert "epoch 2/2" in printed
     assert "epoch 1/2" not in printed
     rows = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
@@ -171,19 +166,17 @@ def test_a_run_goes_on(script, tmp_path, monkeypatch, capsys):
         "weights.png",
     }  # fmt: skip
     for flags, message in {
-        "--data moons": r"moons: x has shape \(800, 2\), expected images",
+        "--data moons --model cnn": r"moons: x has shape \(800, 2\), expected images",
         f"--resume {out} --out x": "--resume goes on in the run's own folder",
         f"--resume {tmp_path}": r"there is no .*config\.json",
         f"--resume {out} --channels 3": "train_state.npz: .* has shape .*, expected",
     }.items():
-        monkeypatch.setattr("sys.argv", ["train_mnist_cnn.py", *flags.split()])
-        with pytest.raises((ValueError, OSError), match=message):
-            script.main()
+        assert re.search(message, run(flags, status=2))
 
 
-def test_the_defaults_make_a_model_of_mnist(script):
-    config = script.DEFAULTS
-    model = models.cnn(config.channels, config.layers, 10, config.activation, config.initializer, config.dropout)
+def test_the_defaults_make_a_model_of_mnist():
+    settings, images = examples.DEFAULTS["cnn"], SimpleNamespace(images=True, n_out=10)
+    model = examples.make_model(settings, images)  # pyright: ignore[reportArgumentType]
     out_shape, shapes, _ = shapes_of(model, (1, 28, 28, 1))
     assert tuple(out_shape) == (1, 10)
     n_params = sum(leaf.size for leaf in jax.tree.leaves(shapes))

@@ -146,14 +146,22 @@ def call_split(key):
 
 @pytest.mark.parametrize("key", [0, None, np.zeros(2, np.uint32), jax.random.key])
 @pytest.mark.parametrize(("who", "call"), [("split", call_split), ("moons", lambda key: moons(key, 10))])
-def test_what_is_not_a_typed_key(who, call, key):
-    with pytest.raises(ValueError, match=rf"^{who}: key is .*, expected one typed key; make it with jax"):
+def test_what_is_not_a_key(who, call, key):
+    with pytest.raises(ValueError, match=rf"^{who} draws random numbers and needs a key, but got .*; pass jax"):
         call(key)
 
 
 def test_several_keys_are_not_one():
-    with pytest.raises(ValueError, match=r"^moons: key is .*expected one typed key"):
+    with pytest.raises(ValueError, match=r"^moons .* needs a key, but got key<fry> of shape \(2,\)"):
         moons(jax.random.split(KEY), 10)
+    with pytest.raises(ValueError, match=r"^moons .* needs a key, but got uint32 of shape \(2, 2\)"):
+        moons(jax.random.key_data(jax.random.split(KEY)), 10)
+
+
+def test_a_raw_key_is_a_key():
+    raw = jax.random.key_data(KEY)
+    np.testing.assert_array_equal(moons(raw, 10).x, moons(KEY, 10).x)
+    np.testing.assert_array_equal(split(raw, digits())[1].y, split(KEY, digits())[1].y)
 
 
 # ---------------------------------------------------------------- standardisation

@@ -1,24 +1,25 @@
-"""Text as data, the trigram model, and scripts/train_text.py."""
+"""Text as data, the trigram model, training on a text, and `jaxnn train-text`."""
 
+import functools
 import json
 import math
-from pathlib import Path
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxnn.runs.text
 from jaxnn import datasets, layers
+from jaxnn.cli import main
+from jaxnn.cli.train_text import settings
 from jaxnn.optimizers import adamw
-from jaxnn.training import TrainState, load_tree, save_tree
+from jaxnn.runs.settings import TextSettings
+from jaxnn.training import Diverged, TrainState, evaluate_text, fit_text, load_tree, save_tree
+from jaxnn.training.fit_text import Windows
 
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
 
 
 # ---------------------------------------------------------------- files
@@ -79,8 +80,6 @@ def test_characters():
 
 
 def test_trigram_bits_by_hand():
-    from _text import trigram_bits
-
     train, held_out, k = b"abracadabra", b"abrax", 2.0
 
     def p(context, c):  # the last of at most two bytes first
@@ -93,8 +92,10 @@ def test_trigram_bits_by_hand():
         return (after.count(c) + k * shorter) / (len(after) + k)
 
     expected = -np.mean([math.log2(p(held_out[i - 2 : i], held_out[i])) for i in range(2, 5)])
-    assert trigram_bits(train, held_out, k) == pytest.approx(expected, rel=1e-12)
+    assert datasets.trigram_bits(datasets.Text(train, held_out), k) == pytest.approx(expected, rel=1e-12)
     assert sum(p(b"br", c) for c in range(256)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="the parts have 11 and 2 bytes, expected at least 3"):
+        datasets.trigram_bits(datasets.Text(train, b"ab"))
 
 
 # ---------------------------------------------------------------- training
@@ -107,9 +108,7 @@ TABLE = RNG.normal(size=(9, 9)).astype(np.float32)
 
 
 def run(train_state, steps):
-    from _text import rounds
-
-    return rounds(MODEL, OPTIMIZER, train_state, IDS, window=4, batch=3, steps=steps, every=2)
+    return fit_text(MODEL, IDS, train_state, optimizer=OPTIMIZER, window=4, batch_size=3, steps=steps, every=2)
 
 
 def test_training_goes_on_where_it_stopped_and_stops_where_it_diverges(tmp_path):
@@ -124,39 +123,54 @@ def test_training_goes_on_where_it_stopped_and_stops_where_it_diverges(tmp_path)
     assert again[:-1] == second[:-1]
     np.testing.assert_array_equal(again.train_state.params["table"], second.train_state.params["table"])
     assert list(run(second.train_state, 4)) == []
-    with pytest.raises(FloatingPointError, match="between step 4 and 6; try a smaller --rate"):
+    with pytest.raises(Diverged, match=r"the loss became nan at step 6 of 6; .*Try a smaller rate") as error:
         next(run(second.train_state, 6))
-    assert np.isfinite(second.train_state.params["table"]).all()
+    np.testing.assert_array_equal(error.value.train_state.params["table"], second.train_state.params["table"])
+
+
+def test_windows_are_the_ids_and_those_that_come_next():
+    batch = Windows(3)(jnp.arange(9) ** 2, jnp.array([0, 5]))
+    assert batch.x.tolist() == [[0, 1, 4], [25, 36, 49]]
+    assert batch.y.tolist() == [[1, 4, 9], [36, 49, 64]]
+    assert batch.weights is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"window": 200}, r"ids have shape \(200,\), expected \(n,\) with n > window = 200"),
+        ({"ids": IDS[None]}, r"ids have shape \(1, 200\)"),
+        ({"batch_size": 0}, "batch_size = 0, expected a whole number"),
+        ({"every": 0}, "every = 0, expected a whole number"),
+    ],
+)
+def test_what_fit_text_refuses(wrong, message):
+    arguments = {"ids": IDS, "window": 4, "batch_size": 3, "steps": 2} | wrong
+    ids = arguments.pop("ids")
+    with pytest.raises(ValueError, match=f"fit_text: {message}"):
+        next(fit_text(MODEL, ids, None, optimizer=OPTIMIZER, **arguments))  # pyright: ignore[reportArgumentType]
 
 
 def test_the_loss_is_that_of_all_windows():
-    from _text import mean_loss
-
     ids = RNG.integers(0, 9, 31)  # 7 windows, in batches of 3; the last two ids are left over
+    measure = functools.partial(evaluate_text, MODEL, {"table": TABLE}, (), ids, window=4, batch_size=3)
     log_p = TABLE - np.log(np.exp(TABLE).sum(1, keepdims=True))
     losses = -log_p[ids[:28], ids[1:29]]
-    found = [mean_loss(MODEL, {"table": TABLE}, (), ids, 4, 3, n) for n in (None, 9, 1)]
+    found = [measure(batches=n) for n in (None, 9, 1)]
     # One batch of 3 from 7 windows: the first, the middle and the last one.
     expected = [losses.mean(), losses.mean(), losses.reshape(7, 4)[[0, 3, 6]].mean()]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-# ---------------------------------------------------------------- the script
+# ---------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def script():
-    import train_text
-
-    return train_text
-
-
-def test_a_run_leaves_its_folder(script, tmp_path, capsys):
+def test_a_run_leaves_its_folder(tmp_path, capsys):
     (tmp_path / "text").write_text("the cat sat on the mat. " * 40)
     out = tmp_path / "run"
     tiny = ["--model", "lstm", "--width", "4", "--layers", "1", "--window", "8", "--batch", "2", "--length", "5"]
     tiny += ["--level", "character", "--prompt", "the", "--steps", "4", "--every", "2", "--temperature", "0"]
-    assert script.main([*tiny, "--data", str(tmp_path / "text"), "--out", str(out)]) == 0
+    assert main(["train-text", *tiny, "--data", str(tmp_path / "text"), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     for line in ("864 bytes to learn from, 96 held out", "a byte trigram model: 0.", "step 2/4", "step 4/4",
                  "held-out text: lstm ", "a sample at temperature 0:\nthe", f"run folder {out}: "):  # fmt: skip
@@ -168,17 +182,18 @@ def test_a_run_leaves_its_folder(script, tmp_path, capsys):
         "config.json", "metrics.jsonl", "params.npz", "sample.txt", "curves.png", "train_state.npz", "vocabulary.txt"
     }  # fmt: skip
 
-    config = script.parse(["--resume", str(out), "--steps", "6"])
-    assert config == script.parse([*tiny, "--data", str(tmp_path / "text"), "--steps", "6", "--resume", str(out)])
+    found = settings(["--resume", str(out), "--steps", "6"])
+    assert found == settings([*tiny, "--data", str(tmp_path / "text"), "--steps", "6", "--resume", str(out)])
     (tmp_path / "text").write_text("THE CAT SAT ON THE MAT. " * 40)
-    with pytest.raises(ValueError, match=r"has other characters than .*vocabulary\.txt"):
-        script.main(["--resume", str(out)])
+    assert main(["train-text", "--resume", str(out), "--steps", "7"]) == 2
+    assert re.search(r"has other characters than .*vocabulary\.txt", capsys.readouterr().err)
+    assert json.loads((out / "config.json").read_text())["steps"] == 4
     (out / "config.json").write_text('{"model": "gpt", "color": 3}')
-    with pytest.raises(ValueError, match=r"config\.json: not the settings of a run of this script \(.*color"):
-        script.parse(["--resume", str(out)])
+    with pytest.raises(ValueError, match=r"config\.json: not the settings of a run of this command \(.*color"):
+        settings(["--resume", str(out)])
 
 
-def test_wrong_settings(script, tmp_path):
+def test_wrong_settings(tmp_path, capsys):
     short = tmp_path / "short.txt"
     short.write_bytes(b"x" * 1000)
     (tmp_path / "full").mkdir()
@@ -190,22 +205,30 @@ def test_wrong_settings(script, tmp_path):
         "--model gtp": "unknown model 'gtp'; did you mean 'gpt'",
         f"--heads 3 --data {short} --window 9": "n_heads = 3 must divide width = 128",
         "--steps 0": "--steps = 0, expected a whole number",
-        "--seed -1": "--seed -1: expected a whole number from 0",
+        "--seed -1": "--seed = -1, expected a whole number from 0",
         "--temperature -1": "--temperature = -1",
+        "--dropout 1": "--dropout = 1.0, expected 0 <= --dropout < 1",
         "--top-k 0": "--top-k = 0",
         "--width x": "argument --width: invalid int value: 'x'; see --help",
-        "--level word": "invalid choice: 'word'",
+        "--level word": "unknown level 'word'; known: byte, character",
         "--prompt=": "--prompt is empty",
         f"--resume {tmp_path}": r"there is no .*config\.json",
+        "--resume x --out y": r"there is no x.config\.json",
         f"--data {short} --window 9 --out {tmp_path / 'full'}": "exists and is not an empty folder",
     }.items():
-        with pytest.raises((ValueError, OSError), match=message):
-            script.main(flags.split())
+        assert main(["train-text", *flags.split()]) == 2
+        printed = capsys.readouterr()
+        assert re.fullmatch(f"jaxnn train-text: error: .*{message}.*\n", printed.err)
+        assert printed.out == ""
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["file"]
 
 
-def test_the_defaults_make_models(script):
-    for config in script.DEFAULTS.values():
-        script.check(config)
-        script.make_model(config, 256)
-        script.make_optimizer(config)
+def test_settings_that_do_not_go_together():
+    with pytest.raises(ValueError, match="--resume goes on in the run's own folder; leave --out out"):
+        TextSettings(resume="x", out="y")
+
+
+def test_the_defaults_make_models():
+    for begin in jaxnn.runs.text.DEFAULTS.values():
+        jaxnn.runs.text.make_model(begin, 256)
+        jaxnn.runs.text.make_optimizer(begin)

@@ -30,7 +30,8 @@ from jaxnn.training import (
     start,
     train_step,
 )
-from jaxnn.training.fit import run_epoch
+from jaxnn.training.fit import Examples
+from jaxnn.training.loop import Step, run_steps
 from jaxnn.training.rows import batches, gather, on_device, shuffled
 
 KEY = jax.random.key(0)
@@ -180,15 +181,34 @@ def test_a_network_learns_and_the_caller_may_stop():
     assert best.to_dict().keys() == set(best._fields) - {"train_state"}
 
 
-def test_an_epoch_compiles_once_and_donates_its_buffers():
+def test_an_epoch_donates_its_buffers():
     train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
-    indices, weights = batches(53, 8)
-    arguments = (train_state, on_device(X), jnp.asarray(Y), indices, weights, KEY)
-    lowered = run_epoch.lower(functools.partial(train_step, MODEL, LOSS, OPTIMIZER), lambda x: x, *arguments)
+    arguments = (train_state, (on_device(X), jnp.asarray(Y)), batches(53, 8), KEY)
+    lowered = run_steps.lower(Step(MODEL, LOSS, OPTIMIZER), Examples(lambda x: x), *arguments)
     memory = lowered.compile().memory_analysis()
     assert memory is not None
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((train_state.params, train_state.opt_state)))
     assert memory.alias_size_in_bytes >= state_bytes
+
+
+def test_equal_steps_on_equal_batches_compile_once():
+    """Trainings one after the other with the same model, optimizer and preparation share one compiled loop."""
+    traced = []
+
+    def prepare(x):
+        traced.append(x.shape)
+        return x
+
+    def steps(data, rows):
+        arguments = (start(KEY, MODEL, OPTIMIZER, X.shape), data, rows, KEY)
+        return run_steps(Step(MODEL, LOSS, OPTIMIZER), Examples(prepare), *arguments)
+
+    data = on_device(X), jnp.asarray(Y)
+    first, again = steps(data, batches(53, 8)), steps(data, batches(53, 8))
+    assert traced == [(8, 4)]
+    assert equal(first[0].params, again[0].params)
+    steps(data, batches(53, 9))
+    assert traced == [(8, 4), (9, 4)]
 
 
 def test_bytes_are_gathered_as_words_and_come_back_as_bytes():
@@ -232,10 +252,8 @@ def test_divergence_names_the_step_and_keeps_the_last_good_parameters():
     optimizer = sgd(lambda step: jnp.where(step < 9, 0.01, 1e30))  # breaks in the second epoch: 7 steps each
     records = run(5, optimizer=optimizer)
     good = next(records)
-    with pytest.raises(Diverged, match=r"the loss became .* at epoch 2, step \d of 7; .*Try a smaller rate") as error:
+    with pytest.raises(Diverged, match=r"the loss became .* at epoch 2, step [4-7] of 7; .*smaller rate") as error:
         list(records)
-    assert error.value.epoch == 2
-    assert error.value.step >= 4
     assert equal(error.value.train_state.params, good.train_state.params)
 
 

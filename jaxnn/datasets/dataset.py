@@ -6,8 +6,9 @@ Shape letters: N examples, ... the shape of one example.
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+from jaxnn._checks import random_key
 
 
 class Dataset(NamedTuple):
@@ -17,13 +18,6 @@ class Dataset(NamedTuple):
     y: np.ndarray  # (N,) int32 class ids; for a regression (N,) or (N, k) float32
     classes: tuple[str, ...] = ()  # the name of each class, in the order of the ids; empty for a regression
     features: tuple[str, ...] = ()  # the name of each column of x; empty for images and columns without names
-
-
-def check_key(who: str, key: jax.Array) -> None:
-    """ValueError unless key is one typed PRNG key."""
-    if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()):
-        found = f"{key.dtype} of shape {key.shape}" if hasattr(key, "dtype") else repr(key)
-        raise ValueError(f"{who}: key is {found}, expected one typed key; make it with jax.random.key(0)")
 
 
 # ---------------------------------------------------------------- split
@@ -49,7 +43,7 @@ def split(key: jax.Array, dataset: Dataset, fraction: float = 0.2) -> tuple[Data
     >>> len(train.y), len(test.y)
     (1438, 359)
     """
-    check_key("split", key)
+    random_key("split", key)
     n = len(dataset.y)
     if not 0 < fraction < 1:
         raise ValueError(f"split: fraction = {fraction}, expected 0 < fraction < 1, such as 0.2 for a fifth")

@@ -4,7 +4,7 @@ All take (key, n, noise) and give x (n, 2) float32 and y (n,) int32. Example i i
 so that the classes are balanced to within one. `noise` is the standard deviation of a normal error added to both
 coordinates; at 0 the points lie on the curve. The same key gives the same points.
 
-ValueError for fewer points than classes, for a negative noise, and for a key that isn't one typed key.
+ValueError for fewer points than classes, for a negative noise, and for what isn't one key.
 """
 
 import math
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxnn._checks import non_negative
-from jaxnn.datasets.dataset import Dataset, check_key
+from jaxnn._checks import non_negative, random_key
+from jaxnn.datasets.dataset import Dataset
 
 
 def moons(key: jax.Array, n: int, noise: float = 0.1) -> Dataset:
@@ -77,7 +77,7 @@ def blobs(key: jax.Array, n: int, noise: float = 0.25) -> Dataset:
 
 def _draw(who: str, key: jax.Array, n: int, noise: float, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Uniform numbers (n, 3) from [0, 1), the classes (n,), and the errors of the coordinates (n, 2), as float64."""
-    check_key(who, key)
+    random_key(who, key)
     non_negative(who, "noise", noise)
     if n < classes:
         raise ValueError(f"{who}: n = {n}, expected at least {classes}, a point for each class")

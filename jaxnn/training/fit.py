@@ -1,6 +1,6 @@
 """Training over epochs, as a generator: logging, plotting and stopping are the caller's plain Python."""
 
-import functools
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from jaxnn._checks import whole
 from jaxnn.layer import Ctx, Layer
 from jaxnn.losses import Loss, get_loss
 from jaxnn.optimizers import Optimizer
+from jaxnn.training.loop import Step, require_finite, run_steps
 from jaxnn.training.predict import evaluate
 from jaxnn.training.rows import Rows, as_they_are, batches, gather, on_device, shuffled
-from jaxnn.training.step import Batch, StepRecord, TrainState, train_step
+from jaxnn.training.step import Batch, TrainState
 
 
 class EpochRecord(NamedTuple):
@@ -35,17 +36,15 @@ class EpochRecord(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "train_state"}
 
 
-class Diverged(FloatingPointError):
-    """Training met a loss, a gradient or a parameter that is not finite."""
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """The batch of some examples, for `run_steps`: data (rows, y); chosen (indices, weights), both (batch,)."""
 
-    def __init__(self, what: str, epoch: int, step: int, steps: int, train_state: TrainState):
-        super().__init__(
-            f"{what} at epoch {epoch}, step {step} of {steps}; the parameters from before this epoch are kept. Try a "
-            f"smaller rate, a warm-up, clip_by_global_norm, or check the data for extreme values"
-        )
-        self.epoch = epoch
-        self.step = step
-        self.train_state = train_state  # the last good one: from before this epoch
+    prepare: Callable[[jax.Array], jax.Array]
+
+    def __call__(self, data: tuple[Rows, jax.Array], chosen: tuple[jax.Array, jax.Array]) -> Batch:
+        (rows, y), (indices, weights) = data, chosen
+        return Batch(self.prepare(gather(rows, indices)), y[indices], weights)
 
 
 def fit(
@@ -93,26 +92,27 @@ def fit(
     if validation is not None:
         validation = on_device(validation[0]), jnp.asarray(validation[1])
     batch_size = min(batch_size, n)
-    step = _step(model, loss, optimizer, penalty)
+    step, batch_of = Step(model, loss, optimizer, penalty), Examples(prepare)
     compiled = None
     for _ in range(epochs):
         key = jax.random.fold_in(train_state.key, train_state.epoch)
         shuffle_key, step_key = jax.random.split(key)
         indices, weights = batches(n, batch_size, shuffled(shuffle_key, n))
-        arguments = (jax.tree.map(jnp.copy, train_state), rows, y, indices, weights, step_key)
+        arguments = (jax.tree.map(jnp.copy, train_state), (rows, y), (indices, weights), step_key)
         if compiled is None:
-            compiled = run_epoch.lower(step, prepare, *arguments).compile()
+            compiled = run_steps.lower(step, batch_of, *arguments).compile()
         began = time.perf_counter()
         after, steps = jax.block_until_ready(compiled(*arguments))
         seconds = time.perf_counter() - began
-        _require_finite(after, steps, train_state)
-        train_state = after
+        epoch = int(after.epoch) + 1
+        require_finite(steps, after, train_state, f"epoch {epoch}, step {{}} of {len(indices)}")
+        train_state = after._replace(epoch=after.epoch + 1)
         measured = {}
         if validation is not None:
             params, state = train_state.params, train_state.state
             measured = evaluate(model, params, state, validation, loss, metrics, prepare=prepare)
         yield EpochRecord(
-            epoch=int(train_state.epoch),
+            epoch=epoch,
             loss=float(np.average(np.asarray(steps.loss, np.float64), weights=weights.sum(1))),
             validation=measured,
             rate=float(steps.rate[-1]),
@@ -121,39 +121,6 @@ def fit(
             examples_per_second=n / seconds,
             train_state=train_state,
         )
-
-
-@functools.lru_cache(maxsize=16)
-def _step(model, loss, optimizer, penalty):
-    """The same function for the same arguments, so that a second fit with them does not compile again."""
-    return functools.partial(train_step, model, loss, optimizer, penalty=penalty)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def run_epoch(
-    step: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, StepRecord]],
-    prepare: Callable[[jax.Array], jax.Array],
-    train_state: TrainState,
-    rows: Rows,
-    y: jax.Array,
-    indices: jax.Array,
-    weights: jax.Array,
-    key: jax.Array,
-) -> tuple[TrainState, StepRecord]:
-    """All steps of an epoch in one compiled call: the train_state after them, and a StepRecord of (steps,) arrays.
-
-    step(train_state, batch, key) is one step; indices and weights (steps, batch_size) say what is in each batch. The
-    buffers of train_state are given up (donated).
-    """
-
-    def body(train_state, chosen):
-        i, index, weight = chosen
-        batch = Batch(prepare(gather(rows, index)), y[index], weight)
-        return step(train_state, batch, jax.random.fold_in(key, i))
-
-    chosen = (jnp.arange(len(indices)), indices, weights)
-    train_state, records = jax.lax.scan(body, train_state, chosen)
-    return train_state._replace(epoch=train_state.epoch + 1), records
 
 
 def _require_examples(name: str, x: Any, y: Any) -> int:
@@ -175,16 +142,3 @@ def _require_loss_takes(model, loss, train_state, data, prepare) -> None:
     batch = jax.eval_shape(prepare, jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x[:1]).dtype))
     out, _, _ = jax.eval_shape(model.forward, train_state.params, train_state.state, batch, Ctx())
     loss.value(jnp.asarray(y), jnp.zeros(out.shape, out.dtype))
-
-
-def _require_finite(after: TrainState, steps: StepRecord, before: TrainState) -> None:
-    losses, norms = np.asarray(steps.loss), np.asarray(steps.gradient_norm)
-    epoch, n = int(after.epoch), len(losses)
-    bad = ~(np.isfinite(losses) & np.isfinite(norms))
-    if bad.any():
-        step = int(bad.argmax())
-        lost = not np.isfinite(losses[step])
-        what = f"the loss became {losses[step]}" if lost else "the gradient became infinite or NaN"
-        raise Diverged(what, epoch, step + 1, n, before)
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(after.params)):
-        raise Diverged("a parameter became infinite or NaN", epoch, n, n, before)

@@ -4,6 +4,8 @@ y_true and y_pred as a loss takes them: class ids (n,) or one-hot rows (n, class
 numbers against numbers of the same shape. Other shapes are a ValueError: nothing is broadcast.
 """
 
+import math
+
 import numpy as np
 
 from jaxnn._checks import same_shape
@@ -67,3 +69,14 @@ def r_squared(y_true, y_pred) -> float:
     y_true, y_pred = _number_pairs(y_true, y_pred)
     total = np.square(y_true - y_true.mean(0)).sum()
     return float(1 - np.square(y_true - y_pred).sum() / total) if total > 0 else float("nan")
+
+
+def bits_per_byte(nats: float, n_ids: int, n_bytes: int) -> float:
+    """nats / ln 2 · n_ids / n_bytes: a loss in nats for each id of a text, in bits for each byte of it.
+
+    Comparable between models whatever an id stands for: a byte, a character, a word.
+
+    >>> bits_per_byte(math.log(256), 10, 10)
+    8.0
+    """
+    return nats / math.log(2) * n_ids / n_bytes

@@ -1,4 +1,4 @@
-"""The data of a training script: read, split, and turned into what the network and the loss take."""
+"""The data of a run of examples: read, split, and turned into what the network and the loss take."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from jaxnn import datasets
 from jaxnn._checks import unknown_name
 from jaxnn.training import scale_pixels
+from jaxnn.training.rows import as_they_are
 
 SYNTHETIC = {
     "moons": datasets.moons,
@@ -39,7 +40,7 @@ class Data(NamedTuple):
     """Training and test data, ready for `fit`."""
 
     train: tuple[Any, Any]  # x, y as the loss takes it
-    test: tuple[Any, Any]  # also the validation data of each epoch: nothing is selected on it
+    test: tuple[Any, Any]  # also the validation data of each epoch: it is never used for model selection
     loss: str  # its name, "auto" resolved
     labels: Any  # the test data's class ids, or its numbers in their own unit
     classes: tuple[str, ...]  # empty for regression
@@ -61,7 +62,7 @@ def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> 
         standardizer = datasets.fit_standardizer(train.x)
         train = train._replace(x=datasets.standardize(standardizer, train.x))
         test = test._replace(x=datasets.standardize(standardizer, test.x))
-        prepare = _unchanged
+        prepare = as_they_are
     if loss == "auto":
         loss = CLASS_LOSSES[0] if train.classes else NUMBER_LOSSES[0]
     if train.classes:
@@ -117,14 +118,12 @@ def _read(name: str, label: str | None, task: str, key: jax.Array):
         raise ValueError(f"--label names a column of a .csv file, but --data is {name!r}; leave --label out")
     if task != "auto" and path.suffix not in (".csv", ".npz"):
         raise ValueError(f"--task is for .csv and .npz files, but --data is {name!r}; leave --task out")
-    if not name:
-        raise ValueError("--data is empty; expected digits, a synthetic set, a file or a folder")
-    if path.is_dir():
-        return datasets.idx_folder(path)
-    if name == "digits":
+    if name == "digits":  # even where there is a folder of that name, which is ./digits
         whole = datasets.digits()
     elif name in SYNTHETIC:
         whole = SYNTHETIC[name](draw_key, 1000)
+    elif path.is_dir():
+        return datasets.idx_folder(path)
     elif path.suffix == ".csv":
         whole = datasets.csv_file(path, label, task)
     elif path.suffix == ".npz":
@@ -135,7 +134,3 @@ def _read(name: str, label: str | None, task: str, key: jax.Array):
         near = unknown_name("data set", name, ("digits", *SYNTHETIC))
         raise FileNotFoundError(f"{near}; nor is there a file or folder of that name")
     return datasets.split(split_key, whole)
-
-
-def _unchanged(x: jax.Array) -> jax.Array:
-    return x

@@ -1,4 +1,4 @@
-"""The command `jaxnn`: check a gradient of your own from the shell, or prove those of the library."""
+"""`jaxnn verify`: check a gradient of your own from the shell, or prove those of the library."""
 
 import argparse
 import contextlib
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxnn.verify.named import CannotRun, arguments, function
+from jaxnn.cli.user_functions import CannotRun, arguments, function
 
 RIGHT, WRONG, NOT_RUN = 0, 1, 2
 
@@ -37,9 +37,9 @@ exit status: 0 right, 1 wrong, 2 could not be run
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def verify(argv: Sequence[str]) -> int:
     """Run the command line; returns its exit status."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         with _own_import_path():
             return _verify(args)
@@ -51,35 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return NOT_RUN
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="jaxnn",
-        description="The mathematics of neural networks, every derivative by hand, every derivative proven.",
-        epilog="jaxnn verify --help says more.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    verify = commands.add_parser(
-        "verify",
-        help="check a hand-written gradient, or all of the library's",
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="jaxnn verify",
         description=VERIFY,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = verify.add_argument
+    add = made.add_argument
     add("loss", nargs="?", metavar="LOSS", help="the forward, loss(params, *args) -> a scalar")
     add("grad", nargs="?", metavar="GRAD", help="the gradient to check, grad(params, *args)")
-    mine = verify.add_argument_group("your own gradient")
+    mine = made.add_argument_group("your own gradient")
     mine.add_argument("--inputs", metavar="INPUTS", help="the tuple (params, *args), or a function that returns it")
     mine.add_argument("--argnums", type=_argnums, default=0, metavar="0,1",
                       help="which arguments GRAD differentiates, as in jax.grad (default: 0)")  # fmt: skip
     mine.add_argument("--html", metavar="FILE", help="write the report as a page, with its figures")
     mine.add_argument("--figure", metavar="FILE", help="write the figures as .png, .svg or .pdf")
     mine.add_argument("--json", action="store_true", help="print the report as JSON")
-    library = verify.add_argument_group("the library's certificate")
+    library = made.add_argument_group("the library's certificate")
     library.add_argument("--only", metavar="NAME", help="rules whose name contains this")
     library.add_argument("--write", nargs="?", const=".", metavar="FOLDER",
                          help="write certificate.md and certificate.html (default: into this folder)")  # fmt: skip
-    return parser
+    return made
 
 
 def _argnums(text: str) -> int | tuple[int, ...]:
