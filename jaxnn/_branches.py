@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxnn._checks import kind, random_key
 from jaxnn.layer import Layer
 
 
@@ -21,11 +22,21 @@ def naming(combinator: str, i: int):
 
 
 def require_entries(who, layers, params, state):
+    for name, tree in (("params", params), ("state", state)):
+        if not isinstance(tree, tuple | list):
+            raise ValueError(f"{who}: {name} is {kind(tree)}, expected a tuple with an entry for each layer")
     if not len(layers) == len(params) == len(state):
         raise ValueError(
             f"{who}: {len(layers)} layers, but params has {len(params)} entries and state {len(state)}; pass what init "
             f"or the last forward gave"
         )
+
+
+def require_stacked(who, params, n):
+    for leaf in jax.tree.leaves(params):
+        shape = jnp.shape(leaf)
+        if shape[:1] != (n,):
+            raise ValueError(f"{who}: params has an array of shape {shape}, expected a first axis of size {n}")
 
 
 class Dealt(NamedTuple):
@@ -53,7 +64,8 @@ def side_by_side(who, layers):
         return x if dealt else (x,) * len(layers)
 
     def init(key, in_shape, /):
-        in_shapes = deal("in_shape", in_shape, any(isinstance(n, tuple) for n in in_shape))
+        random_key(who, key)
+        in_shapes = deal("in_shape", in_shape, isinstance(in_shape, tuple) and isinstance((*in_shape, 0)[0], tuple))
         shapes, params, states = [], [], []
         for i, (layer, in_shape) in enumerate(zip(layers, in_shapes, strict=True)):
             with naming(who, i):
@@ -76,6 +88,9 @@ def side_by_side(who, layers):
         return tuple(ys), tuple(states), (Dealt if isinstance(x, tuple) else Shared)(tuple(caches))
 
     def backward(params, cache, dys, /):
+        if not isinstance(dys, tuple | list) or len(dys) != len(layers):
+            found = f"has {len(dys)} entries" if isinstance(dys, tuple | list) else f"is {kind(dys)}"
+            raise ValueError(f"{who}: dy {found}, expected a tuple with an entry for each of {len(layers)} layers")
         dparams, dxs = [], []
         for layer, p, c, dy in zip(layers, params, cache.caches, dys, strict=True):
             dp, dx = layer.backward(p, c, dy)

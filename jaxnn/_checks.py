@@ -6,15 +6,24 @@ All of them look only at shapes, dtypes and Python values, so they run while JAX
 import difflib
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def array(who: str, name: str, x) -> jax.Array:
+    """x as an array; None, strings, dicts, ragged lists are a ValueError."""
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{who}: {name} is {kind(x)}, expected an array of numbers") from error
 
 
 def float_array(who: str, name: str, x) -> jax.Array:
     """x as a floating-point array; integers, booleans and complex numbers are a ValueError."""
-    x = jnp.asarray(x)
+    x = array(who, name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"{who}: {name} has dtype {x.dtype} (shape {x.shape}), expected a floating-point array; "
@@ -65,13 +74,66 @@ def whole(who: str, name: str, value: int, least: int) -> None:
         raise ValueError(f"{who}: {name} = {value!r}, expected a whole number that is {least} or greater")
 
 
+def sizes(who: str, in_shape, least_rank: int = 0) -> tuple[int, ...]:
+    """in_shape as a tuple; ValueError unless its entries are whole numbers of 0 or more, and at least least_rank."""
+    try:
+        shape = tuple(map(operator.index, in_shape))
+        fits = len(shape) >= least_rank and min(shape, default=0) >= 0
+    except TypeError:
+        shape, fits = (), False
+    if not fits:
+        axes = f" with at least {least_rank} axes" if least_rank else ""
+        raise ValueError(f"{who}: in_shape is {in_shape}, expected the sizes of an array{axes}, batch first")
+    return shape
+
+
 def random_key(who: str, key) -> None:
     """ValueError unless key is a key of jax.random."""
     if not (isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)):
         raise ValueError(f"{who} draws random numbers and needs a key, but got {key!r}; pass jax.random.key(0), say")
 
 
+def named(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """ValueError unless params is a dict with these names and no others but the optional ones: all of them, or none."""
+    names, optional = sorted(names), sorted(optional)
+    expected = f"{names}" + (f" or {sorted(names + optional)}" if optional else "")
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{who}: params is {kind(params)}, expected a dict with the keys {expected}")
+    if set(params) not in (set(names), {*names, *optional}):
+        raise ValueError(f"{who}: params has {sorted(map(str, params))}, expected {expected}")
+
+
+def parameters(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """ValueError unless params is a dict of floating-point arrays with these names (see `named`)."""
+    named(who, params, names, optional)
+    for name, p in params.items():
+        if not isinstance(p, (jax.Array, np.ndarray, np.generic)):
+            raise ValueError(f"{who}: {name} is {kind(p)}, expected an array; make it one with jnp.asarray")
+        float_array(who, name, p)
+
+
+def cotangent(who: str, name: str, dy, like: str, shape: tuple[int, ...], dtype=None) -> jax.Array:
+    """dy as an array; ValueError unless it is floating-point and has this shape, which is that of `like`.
+
+    Every backward begins with this: a gradient is never broadcast, and dy may be of another precision than y. dtype is
+    that in which the backward calculates with it; None leaves it as it is, for loops that convert a piece at a time.
+    """
+    dy = float_array(who, name, dy)
+    same_shape(who, name, dy, like, shape)
+    return dy if dtype is None else dy.astype(dtype)
+
+
+def remember(x: jax.Array) -> jax.Array:
+    """An empty array that has x's dtype, and x's shape behind a first axis of 0: what a cache holds in place of x."""
+    return jnp.zeros((0, *x.shape), x.dtype)
+
+
 def same_shape(who: str, name: str, array, like: str, shape: tuple[int, ...]) -> None:
     """ValueError unless the array has this shape, which is that of `like`: gradients are never broadcast."""
     if jnp.shape(array) != tuple(shape):
         raise ValueError(f"{who}: {name} has shape {jnp.shape(array)}, but {like} has {tuple(shape)}; make them equal")
+
+
+def kind(value) -> str:
+    """What a value is, for an error: "None" or "a list", say."""
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, positive, unknown_name
+from jaxnn._checks import at_least_float32, cotangent, float_array, positive, unknown_name
 
 _P = ParamSpec("_P")
 
@@ -559,7 +559,7 @@ def softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Array]
 def softmax_backward(cache: jax.Array, dp: jax.Array, axis: int = -1) -> jax.Array:
     """dx_i = p_i (dp_i - Σ_j p_j dp_j); cache is p, dp has its shape."""
     dtype = at_least_float32(cache.dtype)
-    p, dp = cache.astype(dtype), dp.astype(dtype)
+    p, dp = cache.astype(dtype), cotangent("softmax_backward", "dp", dp, "p", cache.shape, dtype)
     dp = dp - jnp.where(p > 0.5, dp, 0).sum(axis, keepdims=True)
     return (p * (dp - (p * dp).sum(axis, keepdims=True))).astype(cache.dtype)
 
@@ -592,7 +592,7 @@ def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Ar
 def log_softmax_backward(cache: jax.Array, dy: jax.Array, axis: int = -1) -> jax.Array:
     """dx_i = (1 - e^(y_i)) dy_i - e^(y_i) Σ_(j≠i) dy_j; cache is y, dy has its shape."""
     dtype = at_least_float32(cache.dtype)
-    y, dy = cache.astype(dtype), dy.astype(dtype)
+    y, dy = cache.astype(dtype), cotangent("log_softmax_backward", "dy", dy, "y", cache.shape, dtype)
     return (-jnp.expm1(y) * dy - jnp.exp(y) * (dy.sum(axis, keepdims=True) - dy)).astype(cache.dtype)
 
 

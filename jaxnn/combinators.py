@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._after import after
-from jaxnn._branches import naming, require_entries, side_by_side, side_by_side_joined
-from jaxnn._checks import same_shape, whole
+from jaxnn._branches import naming, require_entries, require_stacked, side_by_side, side_by_side_joined
+from jaxnn._checks import array, cotangent, float_array, random_key, remember, sizes, whole
 from jaxnn.layer import Layer
 
 
@@ -24,8 +24,11 @@ def serial(*layers: Layer) -> Layer:
 
     params, state and cache are tuples, one entry a layer. No layers at all are the identity.
     """
+    if not layers:
+        return _identity()
 
     def init(key, in_shape, /):
+        random_key("serial", key)
         params, states = [], []
         for i, layer in enumerate(layers):
             with naming("serial", i):
@@ -54,6 +57,21 @@ def serial(*layers: Layer) -> Layer:
     return Layer(init, forward, backward)
 
 
+def _identity() -> Layer:
+    def forward(params, state, x, ctx, /):
+        require_entries("serial", (), params, state)
+        check = functools.partial(float_array, "serial", "x")
+        x = tuple(map(check, x)) if isinstance(x, tuple) else check(x)
+        return x, (), jax.tree.map(remember, x)
+
+    def backward(params, cache, dy, /):
+        return (), jax.tree.map(
+            lambda like, dy: cotangent("serial", "dy", dy, "x", like.shape[1:], like.dtype), cache, dy
+        )
+
+    return Layer(lambda key, in_shape, /: (in_shape, (), ()), forward, backward)
+
+
 def residual(inner: Layer) -> Layer:
     """The input added to what the inner layer makes of it.
 
@@ -66,18 +84,20 @@ def residual(inner: Layer) -> Layer:
     """
 
     def init(key, in_shape, /):
+        in_shape = sizes("residual", in_shape)
         out_shape, params, state = inner.init(key, in_shape)
         _same_shape("residual", in_shape, out_shape)
         return out_shape, params, state
 
     def forward(params, state, x, ctx, /):
+        x = float_array("residual", "x", x)
         y, state, cache = inner.forward(params, state, x, ctx)
         _same_shape("residual", x.shape, y.shape)
         return x + y, state, cache
 
     def backward(params, cache, dy, /):
         dparams, dx = inner.backward(params, cache, dy)
-        return dparams, dy + dx
+        return dparams, cotangent("residual", "dy", dy, "x", dx.shape, dx.dtype) + dx
 
     return Layer(init, forward, backward)
 
@@ -105,7 +125,7 @@ def concat(*layers: Layer) -> Layer:
     dx as in `parallel`,  dy_i the slice of dy that belongs to f_i
 
     x: a tuple with an entry for each layer, or the same for all, see `parallel`. Cached besides the layers' caches: the
-    outputs' widths. Outputs that differ in any other axis, or no layers at all, are a ValueError.
+    outputs' shapes. Outputs that differ in any other axis, or no layers at all, are a ValueError.
     """
 
     def joined_shape(shapes):
@@ -114,11 +134,12 @@ def concat(*layers: Layer) -> Layer:
         return (*shapes[0][:-1], sum(shape[-1] for shape in shapes))
 
     def join(ys):
-        return jnp.concatenate(ys, -1), [jnp.zeros((0, y.shape[-1])) for y in ys]  # empty: a shape remembers the width
+        return jnp.concatenate(ys, -1), [remember(y) for y in ys]
 
-    def split(empties, dy):
-        ends = itertools.accumulate(empty.shape[-1] for empty in empties)
-        return jnp.split(dy, list(ends)[:-1], -1)
+    def split(likes, dy):
+        ends = list(itertools.accumulate(like.shape[-1] for like in likes))
+        dy = cotangent("concat", "dy", dy, "the output", (*likes[0].shape[1:-1], ends[-1]))
+        return jnp.split(dy, ends[:-1], -1)
 
     return side_by_side_joined("concat", layers, joined_shape, join, split)
 
@@ -153,7 +174,7 @@ def multiply(*layers: Layer) -> Layer:
     """
 
     def split(ys, dy):
-        same_shape("multiply", "dy", dy, "the output", ys[0].shape)
+        dy = cotangent("multiply", "dy", dy, "the output", ys[0].shape, ys[0].dtype)
         return [functools.reduce(jnp.multiply, (*ys[:i], *ys[i + 1 :]), dy) for i in range(len(ys))]
 
     return side_by_side_joined(
@@ -179,19 +200,25 @@ def repeat(inner: Layer, n: int) -> Layer:
 
     x_0 = x,  x_(i+1) = f(params_i, x_i),  y = x_n;  backward the chain rule, from i = n - 1 down to 0
 
-    params, state and cache are the inner layer's with a new first axis of size n. The inner layer must keep shape and
+    params, state and the layers' caches are the inner layer's with a new first axis of size n; cached besides: x's
+    shape and dtype. The inner layer must keep shape and
     dtype. Time of tracing and compiling does not depend on n.
     Raises ValueError unless n >= 1, and if the inner layer changes the shape.
     """
     whole("repeat", "n", n, least=1)
 
     def init(key, in_shape, /):
+        random_key("repeat", key)
+        in_shape = sizes("repeat", in_shape)
         out_shape, _, _ = inner.init(key, in_shape)
         _same_shape("repeat", in_shape, out_shape)
         params, state = jax.vmap(lambda key: inner.init(key, in_shape)[1:])(jax.random.split(key, n))
         return out_shape, params, state
 
     def forward(params, state, x, ctx, /):
+        x = float_array("repeat", "x", x)
+        require_stacked("repeat", params, n)
+
         def body(x, step):
             i, p, s = step
             y, s, cache = inner.forward(p, s, x, ctx.fold(i))
@@ -199,9 +226,12 @@ def repeat(inner: Layer, n: int) -> Layer:
             return y, (s, cache)
 
         y, (state, caches) = jax.lax.scan(body, x, (jnp.arange(n), params, state))
-        return y, state, caches
+        return y, state, (caches, remember(x))
 
-    def backward(params, caches, dy, /):
+    def backward(params, cache, dy, /):
+        caches, like = cache
+        dy = cotangent("repeat", "dy", dy, "x", like.shape[1:], like.dtype)
+
         def body(dy, step):
             p, cache = step
             dp, dx = inner.backward(p, cache, dy)
@@ -224,11 +254,13 @@ def remat(inner: Layer) -> Layer:
     """
 
     def forward(params, state, x, ctx, /):
+        x = x if isinstance(x, tuple) else array("remat", "x", x)
         y, new_state, _ = inner.forward(params, state, x, ctx)
         return y, new_state, (state, x, ctx)
 
     def backward(params, saved, dy, /):
         state, x, ctx = saved
+        dy = dy if isinstance(dy, tuple) else float_array("remat", "dy", dy)
         x = jax.tree.map(lambda leaf: after(dy, leaf), x)
         _, _, cache = inner.forward(params, state, x, ctx)
         return inner.backward(params, cache, dy)

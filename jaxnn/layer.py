@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, overload
 
 import jax
 
+from jaxnn._checks import sizes
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["key", "mask"], meta_fields=["train"])
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Forward(Protocol):
     """forward(params, state, x, ctx) -> (y, state, cache).
 
     x has the batch first. cache is a pytree of arrays: what backward needs, and never params, which it is given.
-    Shapes or dtypes that do not fit are a ValueError while tracing.
+    Params of another form, and shapes or dtypes that do not fit, are a ValueError while tracing.
     """
 
     def __call__(self, params: Any, state: Any, x: Any, ctx: Ctx, /) -> tuple[Any, Any, Any]: ...
@@ -61,8 +63,14 @@ class Forward(Protocol):
 class Backward(Protocol):
     """backward(params, cache, dy) -> (dparams, dx).
 
-    dy is ∂L/∂y, of y's shape. dparams is ∂L/∂params: the same tree, shapes and dtypes as params; dx is ∂L/∂x in x's
-    shape and dtype, None where x is of integers. Gradients are returned, never added up.
+    dy is ∂L/∂y, of y's shape; another shape is a ValueError, for a gradient is never broadcast. dparams is ∂L/∂params:
+    the same tree, shapes and dtypes as params; dx is ∂L/∂x in x's shape and dtype, None where x is of integers.
+    Gradients are returned, never added up.
+
+    dy may have any floating-point dtype: float32 for a bfloat16 y, say, where the loss is calculated in float32. A rule
+    that calculates in float32 anyway (norms, softmax, attention, recurrent cells, pools, embeddings) uses all of dy's
+    precision and rounds its gradients once. The others, matrix products above all, first round dy to y's dtype, as
+    `jax.grad` does at the cast between y and the loss: products of mixed dtypes would be as slow as the wider one.
     """
 
     def __call__(self, params: Any, cache: Any, dy: Any, /) -> tuple[Any, Any]: ...
@@ -98,7 +106,7 @@ def layer(
     """
 
     def layer_init(key, in_shape, /):
-        out_shape, params = init(key, tuple(in_shape))
+        out_shape, params = init(key, sizes("layer.init", in_shape))
         return out_shape, params, ()
 
     def layer_forward(params, state, x, ctx, /):

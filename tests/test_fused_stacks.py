@@ -136,7 +136,7 @@ def test_what_a_stack_refuses():
     fails("dense_stack: x has shape (3, 4); scale has shape (2, 5), not ('L', 4)", forward, params, x[:, :4])
     one, two = in_a_tuple(params)
     fails("w of layer 1 has shape (5, 4), not (5, 5)", forward, (one, {**two, "w": two["w"][:, :4]}), x)
-    fails("params has [['b', 'scale', 'w']]", forward, {k: params[k] for k in ("b", "scale", "w")}, x)
+    fails("params has ['b', 'scale', 'w'], expected", forward, {k: params[k] for k in ("b", "scale", "w")}, x)
     fails("one layer or more", forward, (), x)
     fails("dtypes float32, float64: cast them to one", forward, {**params, "b": np.zeros((2, 5))}, x)
     fails("rate = 1", forward, params, x, rate=1)

@@ -60,18 +60,18 @@ def test_an_error_says_which_layer_it_comes_from():
 
 def test_dropout_keeps_the_mean_and_drops_the_rate():
     x = jnp.ones((200, 300))
-    y, keep = jaxnn.dropout_forward(KEY, x, 0.3)
+    y, (keep, like) = jaxnn.dropout_forward(KEY, x, 0.3)
     assert abs(float(keep.mean()) - 0.7) < 5 * np.sqrt(0.21 / x.size)
     np.testing.assert_allclose(y, np.where(keep, 1 / 0.7, 0), rtol=1e-6)
-    np.testing.assert_array_equal(jaxnn.dropout_backward(keep, x, 0.3), y)
+    np.testing.assert_array_equal(jaxnn.dropout_backward((keep, like), x, 0.3), y)
     infinite, _ = jaxnn.dropout_forward(KEY, jnp.full(100, jnp.inf), 0.5)
     assert not np.isnan(infinite).any()
 
 
 def test_dropout_draws_the_same_mask_in_every_precision():
-    _, keep = jaxnn.dropout_forward(KEY, jnp.ones(1000), 0.3)
+    _, (keep, _) = jaxnn.dropout_forward(KEY, jnp.ones(1000), 0.3)
     with jax.enable_x64(True):
-        _, keep64 = jaxnn.dropout_forward(KEY, jnp.ones(1000, jnp.float64), 0.3)
+        _, (keep64, _) = jaxnn.dropout_forward(KEY, jnp.ones(1000, jnp.float64), 0.3)
     np.testing.assert_array_equal(keep, keep64)
 
 
@@ -79,7 +79,7 @@ def test_dropout_in_evaluation_and_without_a_key():
     x = jnp.ones((3, 4))
     _, y, cache = run(layers.dropout(0.5), x)
     assert y is x
-    assert cache is None
+    assert all(leaf.size == 0 for leaf in jax.tree.leaves(cache))
     with pytest.raises(ValueError, match="train=True needs random numbers"):
         run(layers.dropout(0.5), x, Ctx(train=True))
     for rate in (-0.1, 1.0, 1.5):
@@ -129,7 +129,7 @@ def test_children_have_their_own_weights_and_masks():
     for combinator in (combinators.serial, combinators.concat):
         params, _, _ = run(combinator(layers.dense(30), layers.dense(30)), x)
         assert (params[0]["w"] != params[1]["w"]).any()
-    _, _, (first, second) = run(combinators.serial(layers.dropout(0.5), layers.dropout(0.5)), x, TRAIN)
+    _, _, ((first, _), (second, _)) = run(combinators.serial(layers.dropout(0.5), layers.dropout(0.5)), x, TRAIN)
     assert (first != second).any()
     _, y, _ = run(combinators.concat(layers.dropout(0.5), layers.dropout(0.5)), x, TRAIN)
     assert (y[:, :30] != y[:, 30:]).any()

@@ -1,6 +1,7 @@
 """The contract battery: every rule of the registry, every promise of jaxnn/layer.py."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,22 @@ import pytest
 
 from jaxnn.layer import as_custom_vjp
 from jaxnn.verify import certify, compare, rules
-from jaxnn.verify.certificate.registry import layer_examples
+from jaxnn.verify.certificate.registry import layer_examples, rules_with_cotangent
 from jaxnn.verify.judge.compare import largest_error
 from jaxnn.verify.judge.rule import numbers, random_params, representable, shapes_of
 from jaxnn.verify.report.data import FLOAT64_TOLERANCE
 
 RULES = {rule.name: rule for rule in rules()}
 LAYERS = layer_examples()
+
+
+def params_of(name):
+    inputs = RULES[name].examples[0].inputs
+    return inputs.get("params") if isinstance(inputs, dict) else None
+
+
+WITH_DY = [rule.name for rule in rules_with_cotangent()]
+WITH_PARAMS = [name for name in WITH_DY if jax.tree.leaves(params_of(name))]
 EVERY_RULE = pytest.mark.parametrize("name", RULES)
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
 
@@ -154,3 +164,90 @@ def test_gradients_of_single_examples_add_up_to_the_batch_s(name):
         dx_each = dx_each[:, 0]
     assert largest_error(added, dparams) < 1e-12
     assert largest_error(dx_each, dx) < 1e-12
+
+
+# ---------------------------------------------------------------- what is refused, and what is converted
+
+
+def other_shapes(shape):
+    """Shapes that broadcasting, or sums over all axes but the last, might take for this one."""
+    yield (1, *shape)
+    yield (*shape, 1)
+    yield from [shape[1:]] if shape else []
+    for i, n in enumerate(shape):
+        for other in {1, n + 1} - {n}:
+            yield (*shape[:i], other, *shape[i + 1 :])
+
+
+@pytest.mark.parametrize("name", WITH_DY)
+def test_a_cotangent_of_another_shape_is_refused(name):
+    rule = RULES[name]
+    inputs, given = rule.examples[0]
+    leaves, tree = jax.tree.flatten(jax.eval_shape(rule.forward, inputs, given))
+    for i, leaf in enumerate(leaves):
+        for shape in other_shapes(leaf.shape):
+            wrong = [*leaves[:i], jax.ShapeDtypeStruct(shape, leaf.dtype), *leaves[i + 1 :]]
+            with pytest.raises(ValueError, match=r"has shape .*, but .* has .*; make them equal"):
+                jax.eval_shape(rule.backward, inputs, given, tree.unflatten(wrong))
+
+
+@pytest.mark.parametrize(("dtype", "of_dy"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+@pytest.mark.parametrize("name", WITH_DY)
+def test_gradients_have_the_dtypes_of_their_inputs_whatever_dy_has(name, dtype, of_dy):
+    rule = RULES[name]
+    inputs, given = rule.examples[0]
+    inputs = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), inputs)
+    y = jax.eval_shape(rule.forward, inputs, given)
+    dy = jax.tree.map(lambda y: jax.ShapeDtypeStruct(y.shape, jnp.dtype(of_dy)), y)
+    gradient = jax.eval_shape(rule.backward, inputs, given, dy)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
+
+
+@a_third([name for name in WITH_DY if name != "gpt"], 0)  # the parts of a gpt are all there
+def test_precision_of_dy_costs_no_precision_of_the_gradient(name):
+    """A dy that bfloat16 can hold, in bfloat16 and in float32: the gradient is the same."""
+    rule = RULES[name]
+    inputs, given = rule.examples[0]
+    narrow, wide = (jax.tree.map(lambda x, d=d: x.astype(d), inputs) for d in (jnp.bfloat16, np.float32))
+    dy = cotangent(rule, wide, given, [3])
+    narrow_dy = jax.tree.map(lambda dy: dy.astype(jnp.bfloat16), dy)
+
+    @jax.jit
+    def gradients(inputs, given, dys):
+        return [rule.backward(inputs, given, dy) for dy in dys]
+
+    for inputs, bound in ((wide, 1e-6), (narrow, 1e-2)):
+        of_narrow, of_wide = gradients(inputs, given, (narrow_dy, dy))
+        of_narrow, of_wide = (jax.tree.map(lambda g: np.asarray(g, np.float64), g) for g in (of_narrow, of_wide))
+        assert largest_error(of_narrow, of_wide) <= bound
+
+
+def with_one_node_spoiled(tree):
+    """The tree with one of its dicts, or of its tuples of dicts, replaced by something of another form."""
+    if isinstance(tree, dict) and not tree:
+        return  # a layer without parameters does not look at them
+    if isinstance(tree, dict):
+        *others, last = sorted(tree)
+        yield from (None, list(tree.values()), {name: tree[name] for name in others}, {**tree, "extra": tree[last]})
+        children = tree.items()
+    elif isinstance(tree, tuple | list):
+        yield from (None, {}, ())
+        children = enumerate(tree)
+    else:
+        yield [math.nan]
+        return
+    for key, child in children:
+        for spoiled in with_one_node_spoiled(child):
+            copy = dict(tree) if isinstance(tree, dict) else list(tree)
+            copy[key] = spoiled
+            yield copy if isinstance(tree, dict) else type(tree)(copy)
+
+
+@pytest.mark.parametrize("name", WITH_PARAMS)
+def test_params_of_another_form_are_refused_in_words(name):
+    rule = RULES[name]
+    inputs, given = rule.examples[0]
+    y = jax.eval_shape(rule.forward, inputs, given)
+    for params in with_one_node_spoiled(inputs["params"]):
+        with pytest.raises(ValueError, match=r"params (is|has) |is a list, expected an array"):
+            jax.eval_shape(rule.backward, {**inputs, "params": params}, given, y)

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._after import after
-from jaxnn._checks import float_array, fraction, positive, random_key, same_shape, whole
+from jaxnn._checks import cotangent, float_array, fraction, parameters, positive, random_key, sizes, whole
 from jaxnn.activations import Activation, get_activation, relu
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
 from jaxnn.layers.dense import dense_backward, dense_forward
-from jaxnn.layers.dropout import dropout_backward, dropout_forward
+from jaxnn.layers.dropout import drop, dropout_forward
 from jaxnn.layers.norm import layer_norm_backward, layer_norm_forward
 
 
@@ -62,7 +62,7 @@ def dense_stack_forward(
         z, _ = dense_forward(dense, layer_norm_forward(norm, x, eps)[0])
         y, bits = f.value(z), None
         if key is not None and rate > 0:
-            y, keep = dropout_forward(jax.random.fold_in(key, after(x, jnp.uint32(l))), y, rate)
+            y, (keep, _) = dropout_forward(jax.random.fold_in(key, after(x, jnp.uint32(l))), y, rate)
             bits = jnp.packbits(keep, -1)
         if f.value is relu:
             return y, Kept(y, None if bits is None else bits[..., :0])
@@ -88,7 +88,7 @@ def dense_stack_backward(
 ):
     """dz_l = dx_(l+1) ⊙ drop(f'(z_l)), dw_l = layer_norm(x_l)ᵀ dz_l, and so on, from l = L - 1 down to 0."""
     x, kept = cache
-    same_shape("dense_stack_backward", "dy", dy, "x", x.shape)
+    dy = cotangent("dense_stack_backward", "dy", dy, "x", x.shape, x.dtype)
     f = get_activation(activation)
 
     def again(one):  # (x_(l+1), drop(f'(z_l)))
@@ -100,7 +100,7 @@ def dense_stack_backward(
             return y, slope
         bits = jnp.unpackbits(one.bits.reshape(-1)).reshape(*x.shape[:-1], 8 * one.bits.shape[-1])
         keep = bits[..., : x.shape[-1]].astype(bool)
-        return dropout_backward(keep, y, rate), dropout_backward(keep, slope, rate)  # which is drop(), of any v
+        return drop(keep, y, rate), drop(keep, slope, rate)
 
     def through(p, x, dz):  # (the gradient of p, dx_l)
         norm, dense = _parts(p)
@@ -163,8 +163,7 @@ def dense_stack(
 
     def init(key, in_shape, /):
         random_key("dense_stack", key)
-        if not in_shape:
-            raise ValueError("dense_stack: in_shape is (), expected a shape whose last axis is that of the features")
+        in_shape = sizes("dense_stack", in_shape, least_rank=1)
         keys = jax.random.split(key, n_layers)
         if unroll:
             return in_shape, tuple(init_layer(key, in_shape[-1]) for key in keys), ()
@@ -190,10 +189,11 @@ def _check(params, x, rate, eps):
     positive("dense_stack", "eps", eps)
     x = float_array("dense_stack", "x", x)
     stacked = isinstance(params, dict)
+    if not stacked and (not isinstance(params, tuple | list) or not params):
+        raise ValueError(f"dense_stack: params is {params}, expected a dict, or a tuple of dicts, one layer or more")
     layers = [params] if stacked else list(params)
-    if not layers or any(set(p) != {"scale", "shift", "w", "b"} for p in layers):
-        found = [sorted(p) for p in layers]
-        raise ValueError(f"dense_stack: params has {found}, expected ['b', 'scale', 'shift', 'w'] , one layer or more")
+    for i, p in enumerate(layers):
+        parameters("dense_stack" if stacked else f"dense_stack, layer {i}", p, ("scale", "shift", "w", "b"))
     one = x.shape[-1:]
     wrong = []
     for i, p in enumerate(layers):

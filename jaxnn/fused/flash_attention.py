@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, same_shape, whole
+from jaxnn._checks import at_least_float32, cotangent, float_array, whole
 from jaxnn.fused.blocks import blocks_of, iota, last_to_first, place
 from jaxnn.layers.attention import attention_forward
 
@@ -136,7 +136,7 @@ def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, 
     do has o's shape. Each block of P comes from S, m and l; e^(S - m) meets do / l, so that l divides no block.
     """
     q, k, v, mask, o, top, share = cache
-    same_shape("flash_attention_backward", "do", do, "the output", o.shape)
+    do = cotangent("flash_attention_backward", "do", do, "the output", o.shape)
     causal = isinstance(cache, CausalCache)
     (n_examples, _, t, d), n_heads, n = q.shape, k.shape[1], k.shape[2]
     g, t_count, t_size, n_count, n_size = _sizes(q, k, blocks)
@@ -273,7 +273,7 @@ def _checked(q, k, v, causal, mask, blocks):
     """The arguments as arrays; the plain rule raises the errors of all but the blocks."""
     for size in blocks:
         whole("flash_attention", "a size in blocks", size, least=1)
-    q, k, v = (jnp.asarray(a) for a in (q, k, v))
+    q, k, v = (float_array("flash_attention", name, a) for name, a in (("q", q), ("k", k), ("v", v)))
     mask = None if mask is None else jnp.asarray(mask)
     jax.eval_shape(functools.partial(attention_forward, causal=causal), q, k, v, mask=mask)
     return q, k, v, mask

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, same_shape, unknown_name, whole
+from jaxnn._checks import array, at_least_float32, cotangent, float_array, parameters, unknown_name, whole
 from jaxnn.fused.blocks import block_at, blocks_of, iota, last_to_first, place, put_at
 
 # For each `memory`: tokens and rows of the table in a block, large enough for a CPU's cores to share a product.
@@ -57,6 +57,7 @@ def linear_cross_entropy(
     >>> linear_cross_entropy(x[:1], table, jnp.array([0]))
     Array(2.06115...e-09, dtype=float32)
     """
+    table = float_array("linear_cross_entropy", "table", table)
     params, x, labels, weights = _checked({"table": table}, x, labels, weights, memory, blocks)
     return _compiled(memory, None if blocks is None else tuple(blocks), params, x, labels, weights)
 
@@ -104,9 +105,10 @@ def linear_cross_entropy_backward(
     params: dict, cache: Gradients | Shares, dloss: jax.Array, *, blocks: tuple[int, int] | None = None
 ):
     """({"table": dtable}, dx): dz_j = u p_j, dz_y = -u Σ_(j≠y) p_j;  dx = dz table,  dtable = dzᵀ x; dloss a scalar."""
-    same_shape("linear_cross_entropy_backward", "dloss", dloss, "the loss", ())
+    dtype = at_least_float32(params["table"].dtype)
+    dloss = cotangent("linear_cross_entropy_backward", "dloss", dloss, "the loss", (), dtype)
     if isinstance(cache, Gradients):
-        dtable, dx = ((dloss * g.astype(dloss.dtype)).astype(g.dtype) for g in cache)
+        dtable, dx = ((dloss * g.astype(dtype)).astype(g.dtype) for g in cache)
     else:
         dtable, dx = _gradients_from_shares(params["table"], cache, dloss, blocks or BLOCKS["least"])
     return {"table": dtable}, dx
@@ -273,11 +275,9 @@ def _checked(params, x, labels, weights, memory, blocks):
         raise unknown_name("memory", memory, BLOCKS)
     for size in blocks or ():
         whole(who, "a size in blocks", size, least=1)
-    if set(params) != {"table"}:
-        raise ValueError(f"{who}: params has {sorted(params)}, expected ['table']")
-    table, x = float_array(who, "table", params["table"]), float_array(who, "x", x)
-    labels = jnp.asarray(labels)
-    weights = None if weights is None else jnp.asarray(weights)
+    parameters(who, params, ("table",))
+    table, x, labels = jnp.asarray(params["table"]), float_array(who, "x", x), array(who, "labels", labels)
+    weights = None if weights is None else array(who, "weights", weights)
     wrong = []
     if x.ndim != 2 or table.ndim != 2 or x.shape[1:] != table.shape[1:]:
         wrong.append("expected x (N, D) and table (V, D); reshape x of more axes to (N, D), labels to (N,)")

@@ -6,8 +6,8 @@ Shapes: B batch, ... any axes between, D features, an even number.
 import jax
 import jax.numpy as jnp
 
-from jaxnn._branches import naming
-from jaxnn._checks import at_least_float32, float_array, same_shape, whole
+from jaxnn._branches import naming, require_stacked
+from jaxnn._checks import at_least_float32, cotangent, float_array, named, random_key, remember, sizes, whole
 from jaxnn.layer import Layer
 
 
@@ -22,8 +22,8 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
     are {"f", "g"}, with a new first axis of size n. Pair i has the context ctx.fold(i), its f fold(0) of that, its g
     fold(1). A residual stream that is one array wide begins with [x x], its two halves are added at the end (Kitaev et
     al. 2020).
-    Cached: y, the state before, and ctx. The memory of a pair, whatever n; for one more forward pass, as with
-    `jaxnn.combinators.remat`, which keeps an array a layer.
+    Cached: y, its dtype, the state before, and ctx. The memory of a pair, whatever n; for one more forward pass, as
+    with `jaxnn.combinators.remat`, which keeps an array a layer.
     Raises ValueError unless n >= 1, where D is odd, and where f or g changes the shape.
 
     Numerics: in floating point (x + f) - f is not quite x, and the blocks below amplify what is missing: through 64
@@ -40,7 +40,8 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
     whole("reversible", "n", n, least=1)
 
     def init(key, in_shape, /):
-        half = _half(in_shape)
+        random_key("reversible", key)
+        half = _half(sizes("reversible", in_shape))
         for i, block in enumerate((f, g)):
             with naming("reversible", i):
                 _keeps(half, block.init(key, half)[0])
@@ -63,6 +64,8 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
 
     def forward(params, state, x, ctx, /):
         x = float_array("reversible", "x", x)
+        named("reversible", params, ("f", "g"))
+        require_stacked("reversible", params, n)
         _half(x.shape)
 
         def pair(carry, step):
@@ -79,11 +82,11 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
         (x1, x2, fits), new_state = jax.lax.scan(pair, (x1, x2, _fit(x1, x.dtype)), (jnp.arange(n), params, state))
         fits &= _fit(x2, x.dtype)
         y = _floating(jnp.concatenate([x1, x2], -1), x.dtype)
-        return jnp.where(fits, y, jnp.nan), new_state, (x1, x2, fits, state, ctx)
+        return jnp.where(fits, y, jnp.nan), new_state, (x1, x2, fits, state, ctx, remember(x))
 
     def backward(params, cache, dy, /):
-        x1, x2, fits, state, ctx = cache
-        same_shape("reversible backward", "dy", dy, "y", (*x1.shape[:-1], 2 * x1.shape[-1]))
+        x1, x2, fits, state, ctx, like = cache
+        dy = cotangent("reversible backward", "dy", dy, "y", like.shape[1:], like.dtype)
 
         def pair(carry, step):
             x1, x2, d1, d2 = carry

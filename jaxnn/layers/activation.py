@@ -1,7 +1,7 @@
 """Activations as layers: elementwise ones by name, softmax and log_softmax over the last axis."""
 
 from jaxnn import activations
-from jaxnn._checks import same_shape
+from jaxnn._checks import cotangent, float_array
 from jaxnn.activations import Activation, get_activation
 from jaxnn.layer import Layer, layer
 
@@ -16,11 +16,11 @@ def activation(name: str | Activation) -> Layer:
     f = get_activation(name)
 
     def forward(params, x):
+        x = float_array("activation", "x", x)
         return f.value(x), x
 
     def backward(params, x, dy):
-        same_shape("activation", "dy", dy, "x", x.shape)
-        return {}, dy * f.derivative(x)
+        return {}, cotangent("activation", "dy", dy, "x", x.shape, x.dtype) * f.derivative(x)
 
     return layer(forward, backward)
 

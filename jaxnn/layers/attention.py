@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, fraction, same_shape
+from jaxnn._checks import at_least_float32, cotangent, float_array, fraction
 from jaxnn.activations import softmax_forward
-from jaxnn.layers.dropout import dropout_backward, dropout_forward
+from jaxnn.layers.dropout import drop, dropout_forward
 
 
 def attention_forward(
@@ -66,7 +66,7 @@ def attention_forward(
     p, _ = softmax_forward(scores)
     weights, keep = p, None
     if rate > 0:
-        weights, keep = dropout_forward(key, p, rate)  # pyright: ignore[reportArgumentType] (it checks the key)
+        weights, (keep, _) = dropout_forward(key, p, rate)  # pyright: ignore[reportArgumentType] (it checks the key)
     o = _product("bkgts,bkse->bkgte", weights, v).astype(v.dtype)
     return o.reshape(*q.shape[:-1], v.shape[-1]), (q, k, v, p, keep)
 
@@ -77,13 +77,13 @@ def attention_backward(cache, do: jax.Array, rate: float = 0.0):
     do has o's shape; rate is that of the forward pass.
     """
     q, k, v, p, keep = cache
-    same_shape("attention_backward", "do", do, "the output", (*q.shape[:-1], v.shape[-1]))
+    do = cotangent("attention_backward", "do", do, "the output", (*q.shape[:-1], v.shape[-1]), p.dtype)
     queries, do = _grouped(q, k), _grouped(do, v)
-    weights = p if keep is None else dropout_backward(keep, p, rate)
+    weights = p if keep is None else drop(keep, p, rate)
     dv = _product("bkgts,bkgte->bkse", weights, do)
     dp = _product("bkgte,bkse->bkgts", do, v)
     if keep is not None:
-        dp = dropout_backward(keep, dp, rate)
+        dp = drop(keep, dp, rate)
     ds = p * (dp - (p * dp).sum(-1, keepdims=True))
     dq = _product("bkgts,bksd->bkgtd", ds, k) / math.sqrt(q.shape[-1])
     dk = _product("bkgts,bkgtd->bksd", ds, queries) / math.sqrt(q.shape[-1])
@@ -108,6 +108,8 @@ def _check_core(q, k, v, causal, mask):
     else:
         if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
             wrong.append("q and k must agree in batch and features")
+        if 0 in (q.shape[1], q.shape[3], v.shape[3]):
+            wrong.append("expected at least one head and one feature")
         if k.shape[:3] != v.shape[:3]:
             wrong.append("k and v must agree in all axes but the last")
         if k.shape[1] == 0 or q.shape[1] % k.shape[1]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import at_least_float32, float_array, fraction, positive, same_shape
+from jaxnn._checks import at_least_float32, cotangent, float_array, fraction, parameters, positive, sizes
 from jaxnn.layer import Ctx, Layer
 from jaxnn.layers._moments import Moments, centred, moments
 
@@ -95,7 +95,7 @@ def batch_norm_backward(params: dict, cache: TrainCache | EvalCache, dy: jax.Arr
     Training: dx = scale r (dy - (dshift + x̂ dscale)/n), the bracket for real rows only; evaluation: dx = scale r dy.
     """
     x = cache.x
-    same_shape("batch_norm_backward", "dy", dy, "x", x.shape)
+    dy = cotangent("batch_norm_backward", "dy", dy, "x", x.shape, at_least_float32(x.dtype))
     rows, dy, scale = _rows(x), _rows(dy), _row(params["scale"], x)
     dshift = dy.sum(0, keepdims=True)
     if isinstance(cache, EvalCache):
@@ -122,8 +122,7 @@ def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Layer:
     positive("batch_norm", "eps", eps)
 
     def init(key, in_shape, /):
-        if not in_shape:
-            raise ValueError("batch_norm: in_shape is (), expected a shape whose last axis is that of the features")
+        in_shape = sizes("batch_norm", in_shape, least_rank=1)
         zeros, ones = jnp.zeros(in_shape[-1]), jnp.ones(in_shape[-1])
         return in_shape, {"scale": ones, "shift": zeros}, BatchStats(zeros, ones, jnp.zeros(()))
 
@@ -179,10 +178,9 @@ def _check(params: dict, state: BatchStats, x: jax.Array) -> jax.Array:
         raise ValueError(
             f"batch_norm: state is a {type(state).__name__}, expected BatchStats: what init or the last forward gave"
         )
-    if set(params) != {"scale", "shift"}:
-        raise ValueError(f"batch_norm: params has {sorted(params)}, expected ['scale', 'shift']")
-    if x.ndim < 2:
-        raise ValueError(f"batch_norm: x has shape {x.shape}, expected (batch, ..., features)")
+    parameters("batch_norm", params, ("scale", "shift"))
+    if x.ndim < 2 or x.shape[-1] == 0:
+        raise ValueError(f"batch_norm: x has shape {x.shape}, expected (batch, ..., features), at least one feature")
     fields = {**params, "state.mean": state.mean, "state.var": state.var}
     wrong = [f"{name} has shape {p.shape}" for name, p in fields.items() if p.shape != x.shape[-1:]]
     if wrong:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, same_shape, unknown_name
+from jaxnn._checks import at_least_float32, cotangent, float_array, parameters, unknown_name
 from jaxnn.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 
 
@@ -194,9 +194,8 @@ def _cell_forward(who, cell, params, state, x):
 
 def _cell_backward(who, cell, params, cache, dstate):
     x, state, k = cache
-    for ds, s in zip(dstate, state, strict=True):
-        same_shape(f"{who}_backward", "dstate", ds, "the state", s.shape)
-    dstate, dp = cell.back(k, widened(x.dtype, state), widened(x.dtype, dstate))
+    dstate = state_cotangent(f"{who}_backward", cell, dstate, state[0].shape, x.dtype)
+    dstate, dp = cell.back(k, widened(x.dtype, state), dstate)
     dh = dstate[0] + product(u_columns(params, dp), params["u"].T)
     dx = product(w_columns(params, dp), params["w"].T)
     dparams = parameter_gradients(params, x, state[0], dp)
@@ -251,10 +250,17 @@ def widened(dtype, arrays: tuple) -> tuple:
     return tuple(jnp.asarray(a).astype(at_least_float32(dtype)) for a in arrays)
 
 
+def state_cotangent(who: str, cell: Cell, dstate, shape: tuple[int, ...], dtype) -> tuple:
+    """∂L/∂state in at least float32; ValueError where it does not fit the state, arrays of this shape."""
+    if not isinstance(dstate, tuple | list) or len(dstate) != cell.n_states:
+        found = f"has {len(dstate)} arrays" if isinstance(dstate, tuple | list) else "is not a tuple"
+        raise ValueError(f"{who}: dstate {found}, expected {cell.n_states}, as the state has")
+    return tuple(cotangent(who, "dstate", ds, "the state", shape, at_least_float32(dtype)) for ds in dstate)
+
+
 def check_cell(who: str, cell: Cell, params: dict, x, state: tuple | None, axes: tuple[str, ...]):
     """x and the state (zeros for None) as arrays; ValueError naming everything that does not fit."""
-    if set(params) != {"w", "u", "b"}:
-        raise ValueError(f"{who}: params has {sorted(params)}, expected ['b', 'u', 'w']")
+    parameters(who, params, ("w", "u", "b"))
     x, wrong = float_array(who, "x", x), []
     n_in, units = (*params["w"].shape, 0)[0], (*params["u"].shape, 0)[0]
     if x.ndim != len(axes):
@@ -274,9 +280,9 @@ def check_cell(who: str, cell: Cell, params: dict, x, state: tuple | None, axes:
     one = (*x.shape[:1], units)
     if state is None:
         state = (jnp.zeros(one, x.dtype),) * cell.n_states
-    if [jnp.shape(s) for s in state] != [one] * cell.n_states:
-        wrong.append(f"the state has shapes {[jnp.shape(s) for s in state]}, expected {[one] * cell.n_states}")
-    state = tuple(map(jnp.asarray, state))
+    state = tuple(float_array(who, "the state", s) for s in state)
+    if [s.shape for s in state] != [one] * cell.n_states:
+        wrong.append(f"the state has shapes {[s.shape for s in state]}, expected {[one] * cell.n_states}")
     dtypes = {a.dtype for a in (x, *params.values(), *state)}
     if len(dtypes) > 1:
         wrong.append(f"x, params and state have the dtypes {', '.join(sorted(map(str, dtypes)))}: cast them to one")

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import float_array, random_key, same_shape, whole
+from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, layer
 from jaxnn.layers._correlation import correlate, exchange_channels, kernel_gradient, spread
@@ -76,7 +76,7 @@ def conv_backward(
     w = params["w"]
     windows = windows_over("conv", x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
     out_shape = (x.shape[0], *(window.n_out for window in windows), w.shape[-1])
-    same_shape("conv_backward", "dy", dy, "the layer's output", out_shape)
+    dy = cotangent("conv_backward", "dy", dy, "the layer's output", out_shape, x.dtype)
     dx = spread(dy, w, windows, groups).astype(x.dtype)
     return _dparams(params, kernel_gradient(x, dy, windows, groups), dy), dx
 
@@ -157,7 +157,7 @@ def conv_transpose_backward(
     w = params["w"]
     windows = windows_onto("conv_transpose", x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
     out_shape = (x.shape[0], *(window.n_in for window in windows), w.shape[-1])
-    same_shape("conv_transpose_backward", "dy", dy, "the layer's output", out_shape)
+    dy = cotangent("conv_transpose_backward", "dy", dy, "the layer's output", out_shape, x.dtype)
     dx = correlate(dy, exchange_channels(w, groups), windows, groups).astype(x.dtype)
     dw = exchange_channels(kernel_gradient(dy, x, windows, groups), groups)
     return _dparams(params, dw, dy), dx
@@ -220,8 +220,7 @@ def _init(who, n_out, kernel_size, groups, use_bias, initializer, out):
 
 def _check(who, params, x, groups):
     """x as an array; ValueError naming everything that does not fit."""
-    if not {"w"} <= set(params) <= {"w", "b"}:
-        raise ValueError(f"{who}: params has {sorted(params)}, expected ['w'] or ['b', 'w']")
+    parameters(who, params, ("w",), optional=("b",))
     whole(who, "groups", groups, least=1)
     w, b, x = params["w"], params.get("b"), float_array(who, "x", x)
     wrong = []

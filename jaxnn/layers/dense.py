@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import float_array, random_key, same_shape, whole
+from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, layer
@@ -37,7 +37,7 @@ def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "s
 def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activation = "sigmoid"):
     """δ = da ⊙ f'(z),  dw = xᵀ δ,  db = Σ_batch δ,  dx = δ wᵀ; da has a's shape."""
     x, z = cache
-    same_shape("neuron_backward", "da", da, "the neuron's output", z.shape)
+    da = cotangent("neuron_backward", "da", da, "the neuron's output", z.shape, z.dtype)
     delta = da * get_activation(activation).derivative(z)
     batch = tuple(range(x.ndim - 1))
     dw = jnp.tensordot(x, delta, (batch, batch))
@@ -60,7 +60,8 @@ def dense_forward(params: dict, x: jax.Array):
 
 def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
     """dw = xᵀ dy,  db = Σ_batch dy,  dx = dy wᵀ."""
-    same_shape("dense_backward", "dy", dy, "the layer's output", (*x.shape[:-1], params["w"].shape[-1]))
+    y_shape = (*x.shape[:-1], params["w"].shape[-1])
+    dy = cotangent("dense_backward", "dy", dy, "the layer's output", y_shape, x.dtype)
     batch = tuple(range(x.ndim - 1))
     dw = jnp.tensordot(x, dy, (batch, batch))
     return {"w": dw, "b": dy.sum(batch)}, dy @ params["w"].T
@@ -87,8 +88,7 @@ def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_norma
 
 def _check(who, params, x, ranks):
     """x as an array; ValueError naming everything that does not fit."""
-    if set(params) != {"w", "b"}:
-        raise ValueError(f"{who}: params has {sorted(params)}, expected ['b', 'w']")
+    parameters(who, params, ("w", "b"))
     w, b, x = params["w"], params["b"], float_array(who, "x", x)
     wrong = []
     if w.ndim not in ranks:

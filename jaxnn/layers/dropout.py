@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import float_array, fraction, random_key
+from jaxnn._checks import cotangent, float_array, fraction, random_key, remember
 from jaxnn.layer import Layer
 
 
@@ -13,11 +13,12 @@ def dropout_forward(key: jax.Array, x: jax.Array, rate: float):
     y_i  = x_i / (1 - rate) where kept, else 0
     dx_i = dy_i / (1 - rate) where kept, else 0
 
-    x of any shape; 0 <= rate < 1, otherwise a ValueError. Cached: the bool array of what is kept, of x's shape.
+    x of any shape; 0 <= rate < 1, otherwise a ValueError. Cached: the bool array of what is kept, of x's
+    shape, and x's dtype.
     Numerics: `where`, not a product with the mask: an infinite entry that is dropped is 0, not NaN.
     Source: Srivastava et al. 2014, in the inverted form: nothing is left to do at evaluation.
 
-    >>> y, keep = dropout_forward(jax.random.key(0), jnp.ones(4), rate=0.5)
+    >>> y, cache = dropout_forward(jax.random.key(0), jnp.ones(4), rate=0.5)
     >>> y
     Array([0., 0., 2., 2.], dtype=float32)
     """
@@ -25,12 +26,18 @@ def dropout_forward(key: jax.Array, x: jax.Array, rate: float):
     random_key("dropout", key)
     x = float_array("dropout", "x", x)
     keep = jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape)  # float32: the same draw under enable_x64
-    return jnp.where(keep, x / (1 - rate), 0), keep
+    return drop(keep, x, rate), (keep, remember(x))
 
 
-def dropout_backward(keep: jax.Array, dy: jax.Array, rate: float):
+def dropout_backward(cache, dy: jax.Array, rate: float):
     """dx_i = dy_i / (1 - rate) where kept, else 0."""
-    return jnp.where(keep, dy / (1 - rate), 0)
+    keep, like = cache
+    return drop(keep, cotangent("dropout_backward", "dy", dy, "x", keep.shape, like.dtype), rate)
+
+
+def drop(keep: jax.Array, v: jax.Array, rate: float) -> jax.Array:
+    """v_i / (1 - rate) where kept, else 0."""
+    return jnp.where(keep, v / (1 - rate), 0)
 
 
 def dropout(rate: float) -> Layer:
@@ -47,13 +54,16 @@ def dropout(rate: float) -> Layer:
     def forward(params, state, x, ctx, /):
         x = float_array("dropout", "x", x)
         if not ctx.train or rate == 0:
-            return x, state, None
+            return x, state, (None, remember(x))
         if ctx.key is None:
             raise ValueError("dropout: train=True needs random numbers; pass Ctx(train=True, key=jax.random.key(…))")
-        y, keep = dropout_forward(ctx.key, x, rate)
-        return y, state, keep
+        y, cache = dropout_forward(ctx.key, x, rate)
+        return y, state, cache
 
-    def backward(params, keep, dy, /):
-        return {}, dy if keep is None else dropout_backward(keep, dy, rate)
+    def backward(params, cache, dy, /):
+        keep, like = cache
+        if keep is None:
+            return {}, cotangent("dropout", "dy", dy, "x", like.shape[1:], like.dtype)
+        return {}, dropout_backward(cache, dy, rate)
 
     return Layer(init, forward, backward)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, random_key, same_shape, whole
+from jaxnn._checks import array, at_least_float32, cotangent, float_array, parameters, random_key, remember, whole
 from jaxnn.initializers import get_initializer, normal
 from jaxnn.layer import Layer, layer
 from jaxnn.layers.rotary import cos_sin
@@ -35,7 +35,7 @@ def embedding_forward(params: dict, ids: ArrayLike):
     >>> y
     Array([[3., 4.], [3., 4.], [1., 2.]], dtype=float32)
     """
-    table, ids = _check_table("embedding", params), jnp.asarray(ids)
+    table, ids = _check_table("embedding", params), array("embedding", "ids", ids)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"embedding: ids has dtype {ids.dtype} (shape {ids.shape}), expected integers")
     rows, valid = _rows(ids, table)
@@ -50,10 +50,11 @@ def embedding_forward(params: dict, ids: ArrayLike):
 def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array):
     """dtable[v] = Σ over all i with ids_i = v of dy_i;  dx is None, since ids are integers."""
     table = params["table"]
-    same_shape("embedding_backward", "dy", dy, "the layer's output", (*ids.shape, table.shape[1]))
+    dtype = at_least_float32(table.dtype)
+    dy = cotangent("embedding_backward", "dy", dy, "the layer's output", (*ids.shape, table.shape[1]), dtype)
     rows, _ = _rows(ids, table)
-    dtable = jnp.zeros(table.shape, at_least_float32(table.dtype))
-    return {"table": dtable.at[rows].add(dy.astype(dtable.dtype), mode="drop").astype(table.dtype)}, None
+    dtable = jnp.zeros(table.shape, dtype)
+    return {"table": dtable.at[rows].add(dy, mode="drop").astype(table.dtype)}, None
 
 
 def _rows(ids, table):
@@ -90,7 +91,7 @@ def learned_positions_forward(params: dict, x: jax.Array):
     y_t = x_t + table[t],  t = 0 … T - 1
     dtable[t] = Σ_batch dy_t for t < T, 0 for the rows after;  dx = dy
 
-    params {"table": (T_max, D)}; x and y (..., T, D) with T <= T_max, of the table's dtype. Nothing is cached.
+    params {"table": (T_max, D)}; x and y (..., T, D) with T <= T_max, of the table's dtype. Cached: x's shape.
     Raises ValueError if T > T_max.
     Numerics: dtable is summed in at least float32.
     """
@@ -107,12 +108,13 @@ def learned_positions_forward(params: dict, x: jax.Array):
         wrong.append(f"x is {x.dtype}, the table {table.dtype}: cast them to one dtype")
     if wrong:
         raise ValueError("learned_positions: " + "; ".join(wrong))
-    return x + jnp.broadcast_to(table[: x.shape[-2]], x.shape), None
+    return x + jnp.broadcast_to(table[: x.shape[-2]], x.shape), remember(x)
 
 
-def learned_positions_backward(params: dict, cache: None, dy: jax.Array):
+def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array):
     """dtable[t] = Σ_batch dy_t for t < T, 0 for the rows after;  dx = dy."""
     table = params["table"]
+    dy = cotangent("learned_positions_backward", "dy", dy, "the layer's output", like.shape[1:], like.dtype)
     added = dy.sum(tuple(range(dy.ndim - 2)))
     return {"table": jnp.pad(added, ((0, table.shape[0] - dy.shape[-2]), (0, 0)))}, dy
 
@@ -140,7 +142,7 @@ def sinusoidal_positions() -> Layer:
     y_t = x_t + p_t,  p_(t,2i) = sin(t ω_i),  p_(t,2i+1) = cos(t ω_i),  ω_i = 10000^(-2i/D)
     dx = dy
 
-    x and y (..., T, D). No parameters, nothing is cached. Raises ValueError unless D is even.
+    x and y (..., T, D). No parameters. Cached: x's shape and dtype. Raises ValueError unless D is even.
     Numerics: p is off by less than 5e-7 in float32 up to t = 1e6 (see `jaxnn.layers.rotary.cos_sin`); for bfloat16 and
     float16 it is calculated and added in float32 and y is rounded once.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
@@ -155,12 +157,16 @@ def sinusoidal_positions() -> Layer:
         wide = x.astype(at_least_float32(x.dtype))
         cos, sin = cos_sin(jnp.arange(x.shape[-2], dtype=jnp.int32), x.shape[-1] // 2, dtype=wide.dtype)
         waves = jnp.stack([sin, cos], axis=-1).reshape(x.shape[-2:])
-        return (wide + jnp.broadcast_to(waves, x.shape)).astype(x.dtype), None
+        return (wide + jnp.broadcast_to(waves, x.shape)).astype(x.dtype), remember(x)
 
-    return layer(forward, lambda params, cache, dy: ({}, dy))
+    def backward(params, like, dy):
+        return {}, cotangent("sinusoidal_positions", "dy", dy, "x", like.shape[1:], like.dtype)
+
+    return layer(forward, backward)
 
 
 def _check_table(who, params):
-    if set(params) != {"table"} or params["table"].ndim != 2:
-        raise ValueError(f"{who}: params has {jax.tree.map(jnp.shape, params)}, expected a table of rank 2")
-    return params["table"]
+    parameters(who, params, ("table",))
+    if params["table"].ndim != 2 or 0 in params["table"].shape:
+        raise ValueError(f"{who}: table has shape {params['table'].shape}, expected rank 2, and at least one row")
+    return jnp.asarray(params["table"])

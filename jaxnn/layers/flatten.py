@@ -2,6 +2,7 @@
 
 import math
 
+from jaxnn._checks import array, cotangent, remember, sizes
 from jaxnn.layer import Layer, layer
 
 
@@ -10,20 +11,26 @@ def flatten_forward(params: dict, x):
 
     y (B, n) = x (B, ...) reshaped, dx = dy reshaped back
 
-    Cached: an empty slice of x, whose shape is all that backward needs.
+    Cached: x's shape and dtype.
     """
+    x = array("flatten", "x", x)
     if x.ndim == 0:
         raise ValueError("flatten: x is a scalar, expected an array with the batch as its first axis")
-    return x.reshape(x.shape[0], math.prod(x.shape[1:])), x[:0]
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])), remember(x)
 
 
-def flatten_backward(params: dict, empty, dy):
+def flatten_backward(params: dict, like, dy):
     """dx (B, ...) = dy (B, n) reshaped."""
-    return {}, dy.reshape(dy.shape[0], *empty.shape[1:])
+    shape = like.shape[1:]
+    y_shape = (shape[0], math.prod(shape[1:]))
+    return {}, cotangent("flatten_backward", "dy", dy, "the layer's output", y_shape, like.dtype).reshape(shape)
 
 
 def flatten() -> Layer:
     """All axes but the first joined into one; see `flatten_forward`."""
-    return layer(
-        flatten_forward, flatten_backward, lambda key, in_shape: ((in_shape[0], math.prod(in_shape[1:])), {})
-    )
+
+    def init(key, in_shape):
+        n_examples, *others = sizes("flatten", in_shape, least_rank=1)
+        return (n_examples, math.prod(others)), {}
+
+    return layer(flatten_forward, flatten_backward, init)

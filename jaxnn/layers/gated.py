@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import float_array, random_key, same_shape, whole
+from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, layer
@@ -33,7 +33,7 @@ def gated_mlp_forward(params: dict, x: jax.Array, activation: str | Activation =
 def gated_mlp_backward(params: dict, cache, dy: jax.Array, activation: str | Activation = "silu"):
     """dh = dy wdᵀ,  du = dh ⊙ f(g),  dg = dh ⊙ u ⊙ f'(g);  each dw = inputᵀ doutput,  dx = dg wgᵀ + du wuᵀ."""
     x, g, u = cache
-    same_shape("gated_mlp_backward", "dy", dy, "the layer's output", (*x.shape[:-1], params["wd"].shape[1]))
+    dy = cotangent("gated_mlp_backward", "dy", dy, "x", x.shape, x.dtype)
     f = get_activation(activation)
     fg = f.value(g)
     dh = dy @ params["wd"].T
@@ -78,8 +78,7 @@ def gated_mlp(
 
 def _check(params, x):
     """x as an array; ValueError naming everything that does not fit."""
-    if set(params) != {"wg", "wu", "wd"}:
-        raise ValueError(f"gated_mlp: params has {sorted(params)}, expected ['wd', 'wg', 'wu']")
+    parameters("gated_mlp", params, ("wg", "wu", "wd"))
     x, shapes = float_array("gated_mlp", "x", x), {name: w.shape for name, w in params.items()}
     wrong = []
     if len(shapes["wg"]) != 2 or shapes["wu"] != shapes["wg"] or shapes["wd"] != shapes["wg"][::-1]:

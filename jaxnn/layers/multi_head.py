@@ -8,10 +8,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnn._checks import float_array, fraction, random_key, same_shape, whole
+from jaxnn._checks import cotangent, float_array, fraction, parameters, random_key, sizes, whole
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
 from jaxnn.layers.attention import attention_backward, attention_forward
@@ -65,7 +64,7 @@ def multi_head_backward(params: dict, cache, dy: jax.Array, rate: float = 0.0):
     """
     x, turns, cache, o = cache
     query, memory = x if isinstance(x, tuple) else (x, x)
-    same_shape("multi_head_backward", "dy", dy, "the layer's output", (*o.shape[:-1], params["wo"].shape[1]))
+    dy = cotangent("multi_head_backward", "dy", dy, "the layer's output", query.shape, query.dtype)
     to_o, do = _affine_backward(params, "o", o, dy)
     n_heads = cache[0].shape[1]
     dq, dk, dv = attention_backward(cache, _split(do, n_heads), rate)
@@ -124,8 +123,9 @@ def attention(
 
     def init(key, in_shape, /):
         random_key("attention", key)
-        query, memory = in_shape if len(in_shape) == 2 else (in_shape, in_shape)
-        if not np.shape(query) == np.shape(memory) == (3,) or query[-1] % n_heads:
+        cross = isinstance(in_shape, tuple | list) and len(in_shape) == 2 and isinstance(in_shape[0], tuple | list)
+        query, memory = (sizes("attention", shape) for shape in (in_shape if cross else (in_shape, in_shape)))
+        if not len(query) == len(memory) == 3 or query[-1] % n_heads:
             raise ValueError(
                 f"attention: in_shape is {in_shape}, expected (B, T, D), or ((B, T, D), (B, N, M)) for cross "
                 f"attention, with D divisible by n_heads = {n_heads}"
@@ -185,18 +185,25 @@ def _affine_backward(params, name, x, dy):
 
 def _check(params, x, n_heads):
     """The query and the memory as arrays; ValueError naming everything that does not fit."""
-    weights, biases = {"wq", "wk", "wv", "wo"}, {"bq", "bk", "bv", "bo"}
-    if set(params) not in (weights, weights | biases):
-        raise ValueError(f"attention: params has {sorted(params)}, expected {sorted(weights)}, all biases or none")
+    weights = ("wq", "wk", "wv", "wo")
+    parameters("attention", params, weights, optional=("bq", "bk", "bv", "bo"))
+    whole("attention", "n_heads", n_heads, least=1)
+    if isinstance(x, tuple) and len(x) != 2:
+        raise ValueError(f"attention: x is a tuple of {len(x)}, expected (x, memory), or one array")
     query, memory = x if isinstance(x, tuple) else (x, x)
     query, memory = float_array("attention", "x", query), float_array("attention", "the memory", memory)
     shapes = {name: array.shape for name, array in params.items()}
+    if any(params[name].ndim != 2 for name in weights):
+        raise ValueError(f"attention: params have shapes {shapes}, expected rank 2 of {', '.join(weights)}")
     (n, n_q), (m, n_k), wrong = shapes["wq"], shapes["wk"], []
     if query.ndim != 3 or query.shape[-1] != n:
         wrong.append(f"x has shape {query.shape}, expected (B, T, {n})")
     if memory.ndim != 3 or memory.shape[-1] != m:
         wrong.append(f"the memory has shape {memory.shape}, expected (B, N, {m})")
-    if n_q % n_heads or n_k % max(n_q // n_heads, 1) or shapes["wv"] != shapes["wk"] or shapes["wo"] != (n_q, n):
+    d = n_q // n_heads
+    heads_fit = d > 0 and n_k > 0 and n_q % n_heads == n_k % d == 0
+    biases_fit = all(shapes.get(f"b{name}", shapes[f"w{name}"][1:]) == shapes[f"w{name}"][1:] for name in "qkvo")
+    if not (heads_fit and biases_fit and shapes["wv"] == shapes["wk"] and shapes["wo"] == (n_q, n)):
         wrong.append(f"params of shapes {shapes} do not fit {n_heads} heads")
     if len({a.dtype for a in (query, memory, *params.values())}) > 1:
         dtypes = sorted({str(array.dtype) for array in params.values()})

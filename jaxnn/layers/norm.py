@@ -27,7 +27,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import at_least_float32, float_array, positive, same_shape, whole
+from jaxnn._checks import at_least_float32, cotangent, float_array, parameters, positive, whole
 from jaxnn.layer import Layer, layer
 from jaxnn.layers._moments import at_good_scaling, centred, moments, reciprocal_root, scaling_of
 
@@ -58,8 +58,7 @@ def layer_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
 def layer_norm_backward(params: dict, cache, dy: jax.Array):
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  ĝ = scale ⊙ dy,  dx = r (ĝ - mean_C ĝ - x̂ mean_C(ĝ x̂))."""
     x, m = cache
-    same_shape("layer_norm_backward", "dy", dy, "x", x.shape)
-    scale, dy = _row(params["scale"], x), _wide(dy)
+    scale, dy = _row(params["scale"], x), _wide_dy("layer_norm_backward", dy, x)
     c = centred(x, m)
     x_hat = c * m.rstd
     # c times a number of the row instead of x_hat times another: so XLA for CPU stores one temporary less.
@@ -106,8 +105,7 @@ def rms_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
 def rms_norm_backward(params: dict, cache, dy: jax.Array):
     """dscale = Σ dy ⊙ x̂,  ĝ = scale ⊙ dy,  dx = r (ĝ - x̂ mean_C(ĝ x̂))."""
     x, scaling, rstd = cache
-    same_shape("rms_norm_backward", "dy", dy, "x", x.shape)
-    scale, dy = _row(params["scale"], x), _wide(dy)
+    scale, dy = _row(params["scale"], x), _wide_dy("rms_norm_backward", dy, x)
     scaled = _wide(x) * scaling
     x_hat = scaled * rstd
     dx = scaling * (rstd * (scale * dy - scaled * (rstd * _mean_over_c(scale, dy * x_hat))))
@@ -134,6 +132,7 @@ def group_norm_forward(params: dict, x: jax.Array, groups: int, eps: float = 1e-
     Numerics: as at the top of this file.
     Source: Wu, He 2018 (arXiv:1803.08494).
     """
+    whole("group_norm", "groups", groups, least=1)
     x = _check("group_norm", params, x, ("scale", "shift"), eps)
     if x.ndim < 2 or x.shape[-1] % groups:
         raise ValueError(f"group_norm: x has shape {x.shape}, expected (batch, ..., a multiple of {groups} channels)")
@@ -147,9 +146,8 @@ def group_norm_forward(params: dict, x: jax.Array, groups: int, eps: float = 1e-
 def group_norm_backward(params: dict, cache, dy: jax.Array):
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  ĝ = scale ⊙ dy,  dx = r (ĝ - mean ĝ - x̂ mean(ĝ x̂)), means over a group."""
     x, m = cache
-    same_shape("group_norm_backward", "dy", dy, "x", x.shape)
     grouped = _grouped(x.shape, groups=m.rstd.shape[2])  # (B, S, G, K)
-    dy = _wide(dy).reshape(grouped)
+    dy = _wide_dy("group_norm_backward", dy, x).reshape(grouped)
     c = centred(x.reshape(grouped), m)
     scale = _row(params["scale"], x).reshape(1, 1, *grouped[2:])
     # Sums over the positions of each channel serve the parameters and the means over a group alike.
@@ -199,9 +197,8 @@ def instance_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
 def instance_norm_backward(params: dict, cache, dy: jax.Array):
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  dx = scale r (dy - mean dy - x̂ mean(dy ⊙ x̂)), means over positions."""
     x, m = cache
-    same_shape("instance_norm_backward", "dy", dy, "x", x.shape)
     rows = (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
-    dy, c = _wide(dy).reshape(rows), centred(x.reshape(rows), m)
+    dy, c = _wide_dy("instance_norm_backward", dy, x).reshape(rows), centred(x.reshape(rows), m)
     sum_dy, sum_dyx = dy.sum(1, keepdims=True), m.rstd * (dy * c).sum(1, keepdims=True)  # (B, 1, C)
     n = dy.shape[1]
     dx = m.scaling * (_row(params["scale"], dy) * m.rstd * (dy - sum_dy / n - c * (m.rstd * sum_dyx / n)))
@@ -234,17 +231,23 @@ def _check(who: str, params: dict, x, names: tuple[str, ...], eps: float) -> jax
     """x as an array; ValueError where it does not fit the parameters."""
     positive(who, "eps", eps)
     x = float_array(who, "x", x)
-    if set(params) != set(names):
-        raise ValueError(f"{who}: params has {sorted(params)}, expected {list(names)}")
+    parameters(who, params, names)
     wrong = [f"{name} has shape {params[name].shape}" for name in names if params[name].shape != x.shape[-1:]]
     if wrong or x.ndim == 0:
         raise ValueError(f"{who}: x has shape {x.shape}, but {', '.join(wrong)}; expected one number for each feature")
+    if x.shape[-1] == 0:
+        raise ValueError(f"{who}: x has shape {x.shape}, expected at least one feature")
     return x
 
 
 def _wide(x: jax.Array) -> jax.Array:
     """x in the dtype to calculate in."""
     return x.astype(at_least_float32(x.dtype))
+
+
+def _wide_dy(who: str, dy, x: jax.Array) -> jax.Array:
+    """dy, checked, in the dtype to calculate in."""
+    return cotangent(who, "dy", dy, "x", x.shape, at_least_float32(x.dtype))
 
 
 def _row(p: jax.Array, x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, same_shape
+from jaxnn._checks import at_least_float32, cotangent, float_array, remember, sizes
 from jaxnn.layer import Layer, layer
 from jaxnn.layers._windows import Padding, PerAxis, fold_taps, sum_taps, taps, windows_over
 
@@ -33,7 +33,7 @@ def max_pool_forward(
 
     Ties: the first of the window, row by row, is the largest and gets all of the gradient.
     params {}; x (B, *in, C), y (B, *out, C). Cached: which tap of the window it was, in a byte (windows of up to 256
-    taps), and x's shape; not x.
+    taps), and x's shape and dtype; not x.
     Raises ValueError for integers, and where the window has no place on x or sees nothing but padding.
     Numerics: a NaN in the window is its largest, and the first NaN gets the gradient. Of nothing but -inf the first tap
     gets it, and where that is padding, nobody. Several dy to one x are added in at least float32. The program is
@@ -58,21 +58,21 @@ def max_pool_forward(
         return jnp.where(larger, tap, largest), jnp.where(larger, jnp.asarray(k, number), which)
 
     largest, which = fold_taps(larger_of, x, windows, -jnp.inf, first)
-    return largest, (which, x[:0])
+    return largest, (which, remember(x))
 
 
 def max_pool_backward(
     params: dict, cache, dy: jax.Array, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
 ):
     """dx[b, i] = Σ dy[b, o]  over the o whose largest is x[b, i]."""
-    which, empty = cache
-    same_shape("max_pool_backward", "dy", dy, "the layer's output", which.shape)
-    windows = _windows("max_pool", empty.shape, window, stride, padding)
+    which, like = cache
+    dy = cotangent("max_pool_backward", "dy", dy, "the layer's output", which.shape)
+    windows = _windows("max_pool", like.shape[1:], window, stride, padding)
 
     def from_tap(k, which, dy):
-        return jnp.where(which == k, dy, 0).astype(at_least_float32(dy.dtype))
+        return jnp.where(which == k, dy, 0).astype(at_least_float32(like.dtype))
 
-    return {}, sum_taps(from_tap, [which, dy], windows).astype(empty.dtype)
+    return {}, sum_taps(from_tap, [which, dy], windows).astype(like.dtype)
 
 
 def max_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "valid") -> Layer:
@@ -92,7 +92,7 @@ def avg_pool_forward(
     dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i
 
     n[o] = how many taps of the window stand on x, all of them if there is no padding.
-    params {}; x (B, *in, C), y (B, *out, C). Cached: x's shape.
+    params {}; x (B, *in, C), y (B, *out, C). Cached: x's shape and dtype.
     Raises ValueError for integers, and where the window has no place on x or sees nothing but padding.
     Numerics: sums in at least float32, rounded once. The program is written out tap by tap, so it grows with the
     window: `global_avg_pool` is for the mean of everything.
@@ -105,24 +105,23 @@ def avg_pool_forward(
     windows = _windows("avg_pool", x.shape, window, stride, padding)
     wide = at_least_float32(x.dtype)
     total = functools.reduce(jnp.add, (tap.astype(wide) for tap in taps(x, windows)))
-    return (total / _counts(windows, wide)).astype(x.dtype), x[:0]
+    return (total / _counts(windows, wide)).astype(x.dtype), remember(x)
 
 
 def avg_pool_backward(
     params: dict,
-    empty: jax.Array,
+    like: jax.Array,
     dy: jax.Array,
     window: Sequence[int],
     stride: Stride = None,
     padding: Padding = "valid",
 ):
     """dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i."""
-    windows = _windows("avg_pool", empty.shape, window, stride, padding)
-    out_shape = (*dy.shape[:1], *(w.n_out for w in windows), empty.shape[-1])
-    same_shape("avg_pool_backward", "dy", dy, "the layer's output", out_shape)
-    wide = at_least_float32(dy.dtype)
-    share = dy.astype(wide) / _counts(windows, wide)
-    return {}, sum_taps(lambda k, share: share, [share], windows).astype(empty.dtype)
+    shape, wide = like.shape[1:], at_least_float32(like.dtype)
+    windows = _windows("avg_pool", shape, window, stride, padding)
+    out_shape = (shape[0], *(w.n_out for w in windows), shape[-1])
+    share = cotangent("avg_pool_backward", "dy", dy, "the layer's output", out_shape, wide) / _counts(windows, wide)
+    return {}, sum_taps(lambda k, share: share, [share], windows).astype(like.dtype)
 
 
 def avg_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "valid") -> Layer:
@@ -135,7 +134,7 @@ def global_avg_pool_forward(params: dict, x: ArrayLike):
 
     y = Σ_i x[:, i] / n,  dx[:, i] = dy / n                                   n = Π in
 
-    params {}; x (B, *in, C) with at least one spatial axis, y (B, C). Cached: x's shape.
+    params {}; x (B, *in, C) with at least one spatial axis, y (B, C). Cached: x's shape and dtype.
     Raises ValueError for integers, for another rank and for n = 0.
     Numerics: summed in at least float32, rounded once.
     """
@@ -143,24 +142,25 @@ def global_avg_pool_forward(params: dict, x: ArrayLike):
     if x.ndim < 3 or 0 in x.shape[1:-1]:
         raise ValueError(f"global_avg_pool: x has shape {x.shape}, expected (batch, at least one axis of 1+, channels)")
     space = tuple(range(1, x.ndim - 1))
-    return (x.astype(at_least_float32(x.dtype)).sum(space) / math.prod(x.shape[1:-1])).astype(x.dtype), x[:0]
+    return (x.astype(at_least_float32(x.dtype)).sum(space) / math.prod(x.shape[1:-1])).astype(x.dtype), remember(x)
 
 
-def global_avg_pool_backward(params: dict, empty: jax.Array, dy: jax.Array):
+def global_avg_pool_backward(params: dict, like: jax.Array, dy: jax.Array):
     """dx[:, i] = dy / n."""
-    same_shape("global_avg_pool_backward", "dy", dy, "the layer's output", (*dy.shape[:1], empty.shape[-1]))
-    space = tuple(range(1, empty.ndim - 1))
-    share = jnp.expand_dims(dy / math.prod(empty.shape[1:-1]), space)
-    return {}, jnp.broadcast_to(share, (dy.shape[0], *empty.shape[1:]))
+    shape = like.shape[1:]
+    dy = cotangent("global_avg_pool_backward", "dy", dy, "the layer's output", (shape[0], shape[-1]), like.dtype)
+    share = jnp.expand_dims(dy / math.prod(shape[1:-1]), tuple(range(1, len(shape) - 1)))
+    return {}, jnp.broadcast_to(share, shape)
 
 
 def global_avg_pool() -> Layer:
     """The mean over all spatial axes; see `global_avg_pool_forward`."""
-    return layer(
-        global_avg_pool_forward,
-        global_avg_pool_backward,
-        lambda key, in_shape: ((in_shape[0], in_shape[-1]), {}),
-    )
+
+    def init(key, in_shape):
+        in_shape = sizes("global_avg_pool", in_shape, least_rank=3)
+        return (in_shape[0], in_shape[-1]), {}
+
+    return layer(global_avg_pool_forward, global_avg_pool_backward, init)
 
 
 # ---------------------------------------------------------------- what they share

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import random_key, same_shape, whole
+from jaxnn._checks import cotangent, float_array, random_key, sizes, whole
 from jaxnn.initializers import get_initializer, orthogonal
 from jaxnn.layer import Layer
 from jaxnn.layers._through_time import Chunks, Whole, back_chunks, back_whole, run_chunks, run_whole
-from jaxnn.layers.cells import Cell, check_cell, get_cell, widened
+from jaxnn.layers.cells import Cell, check_cell, get_cell, state_cotangent, widened
 
 
 def recurrent_forward(
@@ -80,13 +80,11 @@ def recurrent_backward(cell: str | Cell, params: dict, cache, dh: ArrayLike | No
     n_batch, n_time = cache.x.shape[:2] if isinstance(cache, Chunks) else cache.x.shape[1::-1]
     one = (n_batch, params["u"].shape[0])
     if dh is not None:
-        same_shape("recurrent_backward", "dh", dh, "h", (n_batch, n_time, one[1]))
-        dh = jnp.asarray(dh)
+        dh = cotangent("recurrent_backward", "dh", dh, "h", (n_batch, n_time, one[1]))
     dstate = (jnp.zeros(one, dtype),) * cell.n_states if dstate is None else _as_tuple(dstate)
-    for ds in dstate:
-        same_shape("recurrent_backward", "dstate", ds, "the state", one)
+    dstate = state_cotangent("recurrent_backward", cell, dstate, one, dtype)
     back = back_whole if isinstance(cache, Whole) else back_chunks
-    gradients = back(cell, params, cache, dh, widened(dtype, dstate))
+    gradients = back(cell, params, cache, dh, dstate)
     dparams, dx, dstate = jax.tree.map(lambda g: g.astype(dtype), gradients)
     return dparams, dx, _as_given(dstate)
 
@@ -148,6 +146,7 @@ def _layer(name, n_units, last, chunk, truncate, initializer):
 
     def init(key, in_shape, /):
         random_key(name, key)
+        in_shape = sizes(name, in_shape)
         if len(in_shape) != 3:
             raise ValueError(f"{name}: in_shape is {tuple(in_shape)}, expected (B, T, n_in)")
         key_w, key_u = jax.random.split(key)
@@ -162,6 +161,7 @@ def _layer(name, n_units, last, chunk, truncate, initializer):
         return _as_tuple(final)[0] if last else h, state, cache
 
     def backward(params, cache, dy, /):
+        dy = float_array(name, "dy", dy)
         if last:
             dh, dstate = None, (dy, jnp.zeros_like(dy))[: cell.n_states]
         else:

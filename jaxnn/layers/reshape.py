@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from jaxnn._checks import array, cotangent, remember
 from jaxnn.layer import Layer, layer
 
 
@@ -12,14 +13,18 @@ def reshape_forward(params: dict, x, shape: Sequence[int]):
     y (B, *shape) = x (B, ...) reshaped,  dx = dy reshaped back
 
     One entry of shape may be -1: it follows from the others. Sizes that do not fit are a ValueError.
-    Cached: an empty slice of x, whose shape is all that backward needs.
+    Cached: the shapes of x and y, and x's dtype.
     """
-    return x.reshape(_reshaped(x.shape, shape)), x[:0]
+    x = array("reshape", "x", x)
+    y = x.reshape(_reshaped(x.shape, shape))
+    return y, (remember(x), remember(y))
 
 
-def reshape_backward(params: dict, empty, dy):
+def reshape_backward(params: dict, cache, dy):
     """dx (B, ...) = dy (B, *shape) reshaped back."""
-    return {}, dy.reshape(dy.shape[0], *empty.shape[1:])
+    like_x, like_y = cache
+    dy = cotangent("reshape_backward", "dy", dy, "the layer's output", like_y.shape[1:], like_y.dtype)
+    return {}, dy.reshape(like_x.shape[1:])
 
 
 def reshape(shape: Sequence[int]) -> Layer:
@@ -53,13 +58,16 @@ def transpose_forward(params: dict, x, axes: Sequence[int]):
 
     y = x with its axes in the order (0, *axes),  dx = dy with them put back
 
-    axes: 1 … n-1 in any order, for x of rank n; anything else is a ValueError. Cached: nothing.
+    axes: 1 … n-1 in any order, for x of rank n; anything else is a ValueError. Cached: y's shape and dtype.
     """
-    return x.transpose(_order(x.ndim, axes)), None
+    x = array("transpose", "x", x)
+    y = x.transpose(_order(x.ndim, axes))
+    return y, remember(y)
 
 
-def transpose_backward(params: dict, cache, dy, axes: Sequence[int]):
+def transpose_backward(params: dict, like, dy, axes: Sequence[int]):
     """dx = dy with its axes put back: axis axes[i] of dx is axis i + 1 of dy."""
+    dy = cotangent("transpose_backward", "dy", dy, "the layer's output", like.shape[1:], like.dtype)
     order = _order(dy.ndim, axes)
     return {}, dy.transpose([order.index(i) for i in range(dy.ndim)])
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxnn._checks import at_least_float32, float_array, same_shape
+from jaxnn._checks import at_least_float32, cotangent, float_array, remember
 
 
 def cos_sin(positions: jax.Array, n: int, base: float = 10_000.0, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
@@ -50,7 +50,8 @@ def rotary_forward(x: ArrayLike, offset: int | jax.Array = 0, base: float = 10_0
     y  = [a ⊙ c - b ⊙ s,  a ⊙ s + b ⊙ c]
     dx = [da ⊙ c + db ⊙ s,  db ⊙ c - da ⊙ s],  dy = [da, db]:  the rotation by -θ
 
-    x and y (..., T, d); offset is the position of x's first row, an integer, under jit too. Cached: c and s, (T, d/2).
+    x and y (..., T, d); offset is the position of x's first row, an integer, under jit too. Cached: c and s, (T, d/2),
+    and x's shape and dtype.
     Raises ValueError unless d is even.
     Numerics: in at least float32, rounded once; for the angles see `cos_sin`.
     Source: Su et al. 2021 (arXiv:2104.09864).
@@ -65,14 +66,14 @@ def rotary_forward(x: ArrayLike, offset: int | jax.Array = 0, base: float = 10_0
         raise ValueError(f"rotary: x has shape {x.shape}, expected (..., T, d) with an even number d of features")
     positions = jnp.arange(x.shape[-2], dtype=jnp.int32) + jnp.asarray(offset, jnp.int32)
     cos, sin = cos_sin(positions, x.shape[-1] // 2, base, at_least_float32(x.dtype))
-    return _turn(x, cos, sin), (cos, sin)
+    return _turn(x, cos, sin), (cos, sin, remember(x))
 
 
 def rotary_backward(cache, dy: jax.Array):
     """dx = [da ⊙ c + db ⊙ s,  db ⊙ c - da ⊙ s]: the rotation by -θ; dy = [da, db] has x's shape."""
-    cos, sin = cache
-    same_shape("rotary_backward", "dy", dy, "the output", (*dy.shape[:-2], cos.shape[0], 2 * cos.shape[1]))
-    return _turn(dy, cos, -sin)
+    cos, sin, like = cache
+    dy = cotangent("rotary_backward", "dy", dy, "x", like.shape[1:], cos.dtype)
+    return _turn(dy, cos, -sin).astype(like.dtype)
 
 
 def _turn(x, cos, sin):

@@ -1,9 +1,11 @@
 """Weight norm: the weights of a layer as lengths times directions, which are learned apart."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import at_least_float32, same_shape
+from jaxnn._checks import at_least_float32, cotangent, parameters
 from jaxnn.layer import Layer
 from jaxnn.layers._moments import scaling_of
 
@@ -24,6 +26,7 @@ def weight_norm_forward(params: dict):
     >>> w.ravel().round()
     Array([6., 8.], dtype=float32)
     """
+    parameters("weight_norm", params, ("g", "v"))
     g, v = params["g"], params["v"]
     if v.ndim == 0 or g.shape != v.shape[-1:]:
         raise ValueError(f"weight_norm: g has shape {g.shape}, v {v.shape}; expected one length for each output")
@@ -38,8 +41,7 @@ def weight_norm_backward(params: dict, cache, dw: jax.Array):
     """dg = Σ dw ⊙ v̂,  dv = g/‖v‖ (dw - v̂ dg)."""
     direction, scaling, inverse = cache
     g, v = params["g"], params["v"]
-    same_shape("weight_norm_backward", "dw", dw, "v", v.shape)
-    dw = dw.astype(direction.dtype)
+    dw = cotangent("weight_norm_backward", "dw", dw, "v", v.shape, direction.dtype)
     dg = (dw * direction).sum(tuple(range(v.ndim - 1)), keepdims=True)
     dv = scaling * (_row(g, dw) * inverse * (dw - direction * dg))
     return {"g": dg.reshape(g.shape).astype(g.dtype), "v": dv.astype(v.dtype)}
@@ -81,7 +83,8 @@ def weight_norm(inner: Layer) -> Layer:
 
 def _with_w(params: dict):
     """The inner layer's params, and the cache of their "w"."""
-    w, cache = weight_norm_forward(params)
+    own = {name: p for name, p in params.items() if name in ("g", "v")} if isinstance(params, Mapping) else params
+    w, cache = weight_norm_forward(own)
     return {**_without(params, "g", "v"), "w": w}, cache
 
 

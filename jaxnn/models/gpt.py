@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import fraction, same_shape, whole
+from jaxnn._checks import array, cotangent, fraction, named, random_key, same_shape, sizes, whole
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.initializers import normal
 from jaxnn.layer import Ctx, Layer
@@ -35,8 +35,10 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
     Raises ValueError where ids are not (B, T) or have no row (see `embedding_forward`), or the body changes the shape.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.4; Press, Wolf 2016 (arXiv:1608.05859).
     """
-    if jnp.ndim(ids) != 2:
-        raise ValueError(f"a language model: ids have shape {jnp.shape(ids)}, expected (B, T)")
+    named("a language model", params, ("table", "body"))
+    ids = array("a language model", "ids", ids)
+    if ids.ndim != 2:
+        raise ValueError(f"a language model: ids have shape {ids.shape}, expected (B, T)")
     rows, ids = embedding_forward({"table": params["table"]}, ids)
     x = math.sqrt(rows.shape[-1]) * rows
     h, state, cache = body.forward(params["body"], state, x, ctx)
@@ -48,7 +50,7 @@ def tied_backward(params: dict, cache, dy: jax.Array, body: Layer):
     """(dparams, None): dtable = dyᵀ h + √D Σ_bt [ids_bt = v] dx_bt,  dh = dy table, dx of the body; ids have none."""
     ids, cache, h = cache
     table = params["table"]
-    same_shape("tied_backward", "dy", dy, "the scores", (*h.shape[:2], table.shape[0]))
+    dy = cotangent("tied_backward", "dy", dy, "the scores", (*h.shape[:2], table.shape[0]), h.dtype)
     at_output = jnp.tensordot(dy, h, ((0, 1), (0, 1)))
     dbody, dx = body.backward(params["body"], cache, dy @ table)
     at_input, _ = embedding_backward({"table": table}, ids, math.sqrt(table.shape[1]) * dx)
@@ -103,6 +105,8 @@ def gpt(
     body = serial(*positions, dropout(rate), blocks, rms_norm())
 
     def init(key, in_shape, /):
+        random_key("gpt", key)
+        in_shape = sizes("gpt", in_shape)
         table_key, body_key = jax.random.split(key)
         table = normal(table_key, (vocabulary, width), stddev=1 / math.sqrt(width))
         _, params, state = body.init(body_key, (*in_shape, width))

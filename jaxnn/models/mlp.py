@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxnn._checks import same_shape
+from jaxnn._checks import cotangent, float_array
 from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
@@ -30,8 +30,11 @@ def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str 
     >>> y
     Array([[9.]], dtype=float32)
     """
+    if not isinstance(params, tuple | list) or not params:
+        raise ValueError(f"mlp_forward: params is {params}, expected a list or tuple of one dict a layer")
     if len(activations) != len(params):
         raise ValueError(f"mlp_forward: {len(params)} layers but {len(activations)} activations; give one a layer")
+    x = float_array("mlp_forward", "x", x)
     if x.ndim != 2:
         raise ValueError(f"mlp_forward: x has shape {x.shape}, expected (batch, features)")
     a, cache = x, []
@@ -55,8 +58,8 @@ def mlp_backward(params: Sequence[dict], cache, dy: jax.Array, activations: Sequ
             f"mlp_backward: {len(params)} layers, a cache of {len(cache)} and {len(activations)} activations; "
             f"pass those of mlp_forward"
         )
-    same_shape("mlp_backward", "dy", dy, "the output", cache[-1][1].shape if cache else dy.shape)
-    da, dparams = dy, []
+    z = cache[-1][1]
+    da, dparams = cotangent("mlp_backward", "dy", dy, "the output", z.shape, z.dtype), []
     for p, (a, z), f in zip(reversed(params), reversed(cache), reversed(activations), strict=True):
         delta = da * get_activation(f).derivative(z)
         dparams.append({"w": a.T @ delta, "b": delta.sum(0)})

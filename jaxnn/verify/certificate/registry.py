@@ -89,7 +89,12 @@ def _key(seed: int) -> jax.Array:
 
 def rules() -> tuple[Rule, ...]:
     """All rules of the library, in the order of the source text."""
-    return (*_activations(), *_losses(), *_regularizers(), *_pairs(), *_layers())
+    return (*_activations(), *_losses(), *_regularizers(), *rules_with_cotangent())
+
+
+def rules_with_cotangent() -> tuple[Rule, ...]:
+    """Those whose backward is given dy: the bare pairs and the layers. A derivative of the others is for dy = 1."""
+    return (*_pairs(), *_layers())
 
 
 # ---------------------------------------------------------------- activations
