@@ -131,6 +131,41 @@ def remember(x: jax.Array) -> jax.Array:
     return jnp.zeros((0, *x.shape), x.dtype)
 
 
+def named(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """ValueError unless params is a dict with these names and no others but the optional ones: all of them, or none."""
+    names, optional = sorted(names), sorted(optional)
+    expected = f"{names}" + (f" or {sorted(names + optional)}" if optional else "")
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{who}: params is {kind(params)}, expected a dict with the keys {expected}")
+    if set(params) not in (set(names), {*names, *optional}):
+        raise ValueError(f"{who}: params has {sorted(map(str, params))}, expected {expected}")
+
+
+def parameters(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
+    """ValueError unless params is a dict of floating-point arrays with these names (see `named`)."""
+    named(who, params, names, optional)
+    for name, p in params.items():
+        if not isinstance(p, (jax.Array, np.ndarray, np.generic)):
+            raise ValueError(f"{who}: {name} is {kind(p)}, expected an array; make it one with jnp.asarray")
+        float_array(who, name, p)
+
+
+def cotangent(who: str, name: str, dy, like: str, shape: tuple[int, ...], dtype=None) -> jax.Array:
+    """dy as an array; ValueError unless it is floating-point and has this shape, which is that of `like`.
+
+    Every backward begins with this: a gradient is never broadcast, and dy may be of another precision than y. dtype is
+    that in which the backward calculates with it; None leaves it as it is, for loops that convert a piece at a time.
+    """
+    dy = float_array(who, name, dy)
+    same_shape(who, name, dy, like, shape)
+    return dy if dtype is None else dy.astype(dtype)
+
+
+def remember(x: jax.Array) -> jax.Array:
+    """An empty array that has x's dtype, and x's shape behind a first axis of 0: what a cache holds in place of x."""
+    return jnp.zeros((0, *x.shape), x.dtype)
+
+
 def same_shape(who: str, name: str, array, like: str, shape: tuple[int, ...]) -> None:
     """ValueError unless the array has this shape, which is that of `like`: gradients are never broadcast."""
     if jnp.shape(array) != tuple(shape):

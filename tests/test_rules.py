@@ -203,7 +203,7 @@ def test_gradients_have_the_dtypes_of_their_inputs_whatever_dy_has(name, dtype, 
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
 
 
-@a_third(WITH_DY, 0)
+@a_third([name for name in WITH_DY if name != "gpt"], 0)  # the parts of a gpt are all there
 def test_precision_of_dy_costs_no_precision_of_the_gradient(name):
     """A dy that bfloat16 can hold, in bfloat16 and in float32: the gradient is the same."""
     rule = RULES[name]
@@ -213,11 +213,11 @@ def test_precision_of_dy_costs_no_precision_of_the_gradient(name):
     narrow_dy = jax.tree.map(lambda dy: dy.astype(jnp.bfloat16), dy)
 
     @jax.jit
-    def gradients(inputs, dys):
+    def gradients(inputs, given, dys):
         return [rule.backward(inputs, given, dy) for dy in dys]
 
     for inputs, bound in ((wide, 1e-6), (narrow, 1e-2)):
-        of_narrow, of_wide = gradients(inputs, (narrow_dy, dy))
+        of_narrow, of_wide = gradients(inputs, given, (narrow_dy, dy))
         of_narrow, of_wide = (jax.tree.map(lambda g: np.asarray(g, np.float64), g) for g in (of_narrow, of_wide))
         assert largest_error(of_narrow, of_wide) <= bound
 
