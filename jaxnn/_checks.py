@@ -1,16 +1,21 @@
 """Checks of what the caller passed, each with the error that says what to do.
 
-All of them look only at shapes, dtypes and Python values, so they run while JAX traces and cost nothing afterwards.
+They look at shapes, dtypes and values that are known, so they run while JAX traces and cost nothing afterwards. What a
+traced number is, nobody knows then: it is not checked.
 """
 
 import difflib
 import math
 import operator
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+
+Number = float | jax.Array  # of an array: a scalar, known or traced
 
 
 def array(who: str, name: str, x) -> jax.Array:
@@ -46,22 +51,42 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {kind} {name!r}; {hint}{listed}")
 
 
-def positive(who: str, name: str, value: float) -> None:
+def positive(who: str, name: str, value: Number) -> None:
     """ValueError unless value > 0, and finite."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{who}: {name} = {value}, expected a finite number greater than 0")
+    _number(who, name, value, lambda v: 0 < v < math.inf, "a finite number greater than 0")
 
 
-def non_negative(who: str, name: str, value: float) -> None:
+def non_negative(who: str, name: str, value: Number) -> None:
     """ValueError unless value >= 0, and finite."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{who}: {name} = {value}, expected a finite number that is 0 or greater")
+    _number(who, name, value, lambda v: 0 <= v < math.inf, "a finite number that is 0 or greater")
 
 
-def fraction(who: str, name: str, value: float) -> None:
+def fraction(who: str, name: str, value: Number) -> None:
     """ValueError unless 0 <= value < 1."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{who}: {name} = {value}, expected 0 <= {name} < 1")
+    _number(who, name, value, lambda v: 0 <= v < 1, f"0 <= {name} < 1")
+
+
+def unit_interval(who: str, name: str, value: Number) -> None:
+    """ValueError unless 0 <= value <= 1."""
+    _number(who, name, value, lambda v: 0 <= v <= 1, f"0 <= {name} <= 1")
+
+
+def number_for(dtype, value: Number) -> Any:
+    """A traced number in this dtype; one that is known as a number of Python, which JAX makes of any dtype."""
+    return value.astype(dtype) if isinstance(value, Tracer) else float(value)
+
+
+def is_zero(value: Number) -> bool:
+    """Whether the number is known to be 0; False for a traced one."""
+    return not isinstance(value, Tracer) and float(value) == 0
+
+
+def _number(who, name, value, fits, expected):
+    if np.shape(value) != ():
+        raise ValueError(f"{who}: {name} has shape {np.shape(value)}, expected one number; use jax.vmap for several")
+    # As a float: under jit, comparing even a known array is traced.
+    if not isinstance(value, Tracer) and not fits(float(value)):
+        raise ValueError(f"{who}: {name} = {value}, expected {expected}")
 
 
 def whole(who: str, name: str, value: int, least: int) -> None:
@@ -87,6 +112,18 @@ def sizes(who: str, in_shape, least_rank: int = 0) -> tuple[int, ...]:
     return shape
 
 
+def integers(who: str, name: str, value) -> jax.Array:
+    """value as an int32 array; ValueError for what is not of integers, which are never rounded, or does not fit."""
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        shown = "an array" if jnp.ndim(value) else repr(value)
+        raise ValueError(f"{who}: {name} is {shown} of dtype {dtype}, expected integers; nothing is rounded")
+    try:
+        return jnp.asarray(value).astype(jnp.int32)
+    except OverflowError:
+        raise ValueError(f"{who}: {name} = {value}, expected integers of 32 bits") from None
+
+
 def random_key(who: str, key) -> None:
     """ValueError unless key is one key of jax.random, typed or, as PRNGKey makes it, raw."""
     array = isinstance(key, jax.Array)
@@ -94,41 +131,6 @@ def random_key(who: str, key) -> None:
     if not (typed or (array and key.dtype == jnp.uint32 and key.ndim == 1)):
         got = f"{key.dtype} of shape {key.shape}" if array else repr(key)
         raise ValueError(f"{who} draws random numbers and needs a key, but got {got}; pass jax.random.key(0), say")
-
-
-def named(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
-    """ValueError unless params is a dict with these names and no others but the optional ones: all of them, or none."""
-    names, optional = sorted(names), sorted(optional)
-    expected = f"{names}" + (f" or {sorted(names + optional)}" if optional else "")
-    if not isinstance(params, Mapping):
-        raise ValueError(f"{who}: params is {kind(params)}, expected a dict with the keys {expected}")
-    if set(params) not in (set(names), {*names, *optional}):
-        raise ValueError(f"{who}: params has {sorted(map(str, params))}, expected {expected}")
-
-
-def parameters(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
-    """ValueError unless params is a dict of floating-point arrays with these names (see `named`)."""
-    named(who, params, names, optional)
-    for name, p in params.items():
-        if not isinstance(p, (jax.Array, np.ndarray, np.generic)):
-            raise ValueError(f"{who}: {name} is {kind(p)}, expected an array; make it one with jnp.asarray")
-        float_array(who, name, p)
-
-
-def cotangent(who: str, name: str, dy, like: str, shape: tuple[int, ...], dtype=None) -> jax.Array:
-    """dy as an array; ValueError unless it is floating-point and has this shape, which is that of `like`.
-
-    Every backward begins with this: a gradient is never broadcast, and dy may be of another precision than y. dtype is
-    that in which the backward calculates with it; None leaves it as it is, for loops that convert a piece at a time.
-    """
-    dy = float_array(who, name, dy)
-    same_shape(who, name, dy, like, shape)
-    return dy if dtype is None else dy.astype(dtype)
-
-
-def remember(x: jax.Array) -> jax.Array:
-    """An empty array that has x's dtype, and x's shape behind a first axis of 0: what a cache holds in place of x."""
-    return jnp.zeros((0, *x.shape), x.dtype)
 
 
 def named(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:

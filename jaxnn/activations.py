@@ -545,7 +545,8 @@ def softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Array]
 
     x and p: any shape, the sum runs along `axis`. Cached: p.
     Numerics: x - max(x) before exp, so nothing overflows. An entry of -inf (a mask) has probability 0 and gradient 0; a
-    row of nothing but -inf gives zeros, not NaN. An entry of +inf gives NaN, since the limit is not unique.
+    row of nothing but -inf gives zeros, not NaN. An entry of +inf gives NaN, since the limit is not unique. A p_i of
+    e^-g has g roundings, those of x - max(x).
     dx_i is the same if all dp are shifted by one number: by that of the p_i above 1/2, if there is one, where 1 - p_i
     would cancel.
     """

@@ -23,20 +23,34 @@ class Ctx:
     """What a forward pass may read besides params, state and x; none of it gets a gradient.
 
     A pytree in which `train` is static: jit compiles one program for training and one for evaluation by itself.
+
+    The mask says what is real, by its shape: (B,) examples, (B, T) tokens, or (1, T) tokens of all examples alike. A
+    layer that reads it raises ValueError for a mask that is none of these. It never says which token may see which: a
+    (T, T) mask of pairs is refused too, but where T = B, where its shape is that of a mask of tokens and it is read as
+    one. That no token sees a later one is `attention(…, causal=True)`.
     """
 
     train: bool = False  # True: dropout drops, batch norm uses the batch's statistics
     key: Any = None  # a key from jax.random.key; layers that draw random numbers need it when train is True
-    mask: Any = None  # bool, True = real: (B,) whole examples, or (B, T) tokens; layers that read it say more
+    mask: Any = None  # bool, True = real: (B,) whole examples, or (B, T) or (1, T) tokens
 
     def fold(self, i) -> "Ctx":
         """The context of child i: the same, with a key of its own, which does not depend on the other children."""
         return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, i))
 
-    @property
-    def token_mask(self) -> Any:
-        """The mask if it is one of tokens. Layers along a sequence need none of examples, which do not meet in them."""
-        return None if self.mask is None or len(self.mask.shape) == 1 else self.mask
+    def token_mask(self, who: str, x: Any) -> Any:
+        """The mask if it is one of tokens. Layers along a sequence need none of examples, which do not meet in them.
+
+        ValueError in the name of `who` for a mask of rank 1 that is not one of x's examples.
+        """
+        if self.mask is None or len(self.mask.shape) != 1:
+            return self.mask
+        if self.mask.shape != jax.numpy.shape(x)[:1] or self.mask.dtype != bool:
+            raise ValueError(
+                f"{who}: ctx.mask is {self.mask.dtype}{list(self.mask.shape)}, but x has shape {jax.numpy.shape(x)}; "
+                f"expected bool, one for each example (B,), or (B, T) or (1, T) for tokens"
+            )
+        return None
 
 
 class Init(Protocol):

@@ -29,7 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnn._checks import at_least_float32, float_array, fraction, non_negative, positive, unknown_name
+from jaxnn._checks import at_least_float32, float_array, fraction, non_negative, positive, unit_interval, unknown_name
+from jaxnn._exact import exact_product, exact_sum, minus_log
 from jaxnn.activations import log_sigmoid, sigmoid
 
 
@@ -94,24 +95,29 @@ def _arrays(who, y_true, y_pred, target_shape):
     return y_true, y_pred
 
 
-def _require_values(who, name, values, fit, expected):
-    """ValueError unless all values fit, where they are known: under jit they are not, and nothing is checked."""
-    if isinstance(values, Tracer):
+def _require_values(who, name, values, fit, expected, weights=None):
+    """ValueError unless all values fit, where they are known: under jit they are not, and nothing is checked.
+
+    Values of weight 0 are left out; weights that do not fit have an error of their own.
+    """
+    if isinstance(values, Tracer) or isinstance(weights, Tracer):
         return
     values = np.asarray(values)  # under jit, jax.numpy would make even constants unknown
+    if weights is not None and np.shape(weights) == values.shape[: np.ndim(weights)]:
+        values = values[np.asarray(weights) != 0]
     if not fit(values).all():
         raise ValueError(f"{who}: {name} has values from {values.min()} to {values.max()}, expected {expected}")
 
 
-def _require_share(who, y_true):
+def _require_share(who, y_true, weights):
     def fit(y):
         return (y >= 0) & (y <= 1 + 1e-6)  # a probability that was normalised in float32 may round to 1.0000001
 
-    _require_values(who, "y_true", y_true, fit, "labels or shares from 0 to 1")
+    _require_values(who, "y_true", y_true, fit, "labels or shares from 0 to 1", weights)
 
 
-def _require_not_negative(who, y_true, what):
-    _require_values(who, "y_true", y_true, lambda y: y >= 0, what)
+def _require_not_negative(who, y_true, what, weights):
+    _require_values(who, "y_true", y_true, lambda y: y >= 0, what, weights)
 
 
 def _full_weights(weights, shape, dtype):
@@ -248,18 +254,30 @@ def poisson_nll_loss(y_true, y_pred, weights=None):
     ℓ = e^ŷ - y ŷ,  ∂ℓ/∂ŷ = e^ŷ - y
 
     ŷ is the logarithm of the rate; the constant log y! is left out. y >= 0.
-    Numerics: e^ŷ is infinite from ŷ = 89 on (float32), as the loss itself is; there y ŷ is left out, which may be too.
+    Numerics: where the rate is near y, e^ŷ - y is all rounding error. With d = ŷ - log y it is y expm1(d), and
+    ℓ = y expm1(d) + y (1 - ŷ); log y is not rounded for d. Elsewhere the error of ℓ is a rounding of e^ŷ. e^ŷ is
+    infinite from ŷ = 89 on (float32), as the loss itself is; there y ŷ is left out, which may be too.
     """
-    _require_not_negative("poisson_nll_loss", y_true, "counts that are 0 or greater")
-    rate = jnp.exp(y_pred)
-    return _mean(rate - y_true * jnp.where(rate == jnp.inf, 0, y_pred), weights)
+    _require_not_negative("poisson_nll_loss", y_true, "counts that are 0 or greater", weights)
+    rate, (near, excess) = jnp.exp(y_pred), _excess(y_true, y_pred)
+    far = rate - y_true * jnp.where(rate == jnp.inf, 0, y_pred)
+    return _mean(jnp.where(near, excess + y_true * (1 - y_pred), far), weights)
 
 
 @_derivative()
 def poisson_nll_derivative(y_true, y_pred, weights=None):
-    """(e^ŷ - y) / n."""
-    _require_not_negative("poisson_nll_derivative", y_true, "counts that are 0 or greater")
-    return _mean_derivative(jnp.exp(y_pred) - y_true, weights)
+    """(e^ŷ - y) / n, as y expm1(ŷ - log y) / n where the two are near each other."""
+    _require_not_negative("poisson_nll_derivative", y_true, "counts that are 0 or greater", weights)
+    near, excess = _excess(y_true, y_pred)
+    return _mean_derivative(jnp.where(near, excess, jnp.exp(y_pred) - y_true), weights)
+
+
+def _excess(y_true, y_pred):
+    """Where |ŷ - log y| < 1, and e^ŷ - y = y expm1(ŷ - log y) there."""
+    y = jnp.where(y_true > 0, y_true, 1)
+    d = minus_log(y_pred, y, jnp.ones_like(y))
+    near = (y_true > 0) & (jnp.abs(d) < 1)
+    return near, y * jnp.expm1(jnp.where(near, d, 0))
 
 
 def _mean_half(shape):
@@ -281,27 +299,33 @@ def gaussian_nll_loss(y_true, y_pred, weights=None):
     y_true (..., k), y_pred (..., 2k): k means, then k log-variances. The mean runs over all entries of y_true; the
     constant log(2π)/2 is left out.
     Numerics: (y - μ)² e^-s is the square of (μ - y) e^(-s/2), which is 0 at y = μ whatever s (not 0 * inf). |μ - y| is
-    taken as 3e38 (float32) where it overflows.
+    taken as 3e38 (float32) where it overflows. ∂ℓ/∂s is -expm1(-2h)/2, h = s/2 - log |μ - y|, where that is near 0:
+    neither the logarithm nor μ - y is rounded.
     """
-    e, s, root = _gaussian_parts(y_true, y_pred)
+    e, _, s, root = _gaussian_parts(y_true, y_pred)
     return _mean((s + jnp.square(e * root)) / 2, weights)
 
 
 @_derivative(_mean_half)
 def gaussian_nll_derivative(y_true, y_pred, weights=None):
     """[(μ - y) e^-s, (1 - (y - μ)² e^-s) / 2] / n, n the number of entries of y_true."""
-    e, _, root = _gaussian_parts(y_true, y_pred)
+    e, lost, s, root = _gaussian_parts(y_true, y_pred)
     dmean = _mean_derivative(e * root * root, weights)
-    dlog_variance = _mean_derivative((1 - jnp.square(e * root)) / 2, weights)
+    size = jnp.where(e == 0, 1, jnp.abs(e))
+    h = minus_log(s / 2, size, jnp.ones_like(s)) - lost / jnp.where(e == 0, 1, e)
+    near = (e != 0) & (jnp.abs(h) < 0.5)
+    excess = jnp.where(near, -jnp.expm1(jnp.where(near, -2 * h, 0)), 1 - jnp.square(e * root))
+    dlog_variance = _mean_derivative(excess / 2, weights)
     return jnp.concatenate([dmean, dlog_variance], axis=-1)
 
 
 def _gaussian_parts(y_true, y_pred):
-    """μ - y, s, and e^(-s/2), taken as 1 where μ = y."""
+    """μ - y, what is lost in rounding it, s, and e^(-s/2), taken as 1 where μ = y."""
     mean, s = jnp.split(y_pred, 2, axis=-1)
     largest = jnp.finfo(mean.dtype).max
-    e = jnp.clip(mean - y_true.astype(mean.dtype), -largest, largest)
-    return e, s, jnp.exp(jnp.where(e == 0, 0, -s / 2))
+    e, lost = exact_sum(mean, -y_true.astype(mean.dtype))
+    e = jnp.clip(e, -largest, largest)
+    return e, lost, s, jnp.exp(jnp.where(e == 0, 0, -s / 2))
 
 
 # ---------------------------------------------------------------- two classes
@@ -318,7 +342,7 @@ def binary_cross_entropy(y_true, y_pred, weights=None):
     Numerics: ε is the resolution of the dtype calculated in (float32: 1.2e-7); the customary 1e-15 disappears in
     float32(1 - 1e-15) == 1. Prefer `binary_cross_entropy_with_logits`, which needs no ε.
     """
-    _require_share("binary_cross_entropy", y_true)
+    _require_share("binary_cross_entropy", y_true, weights)
     p = _clipped(y_pred)
     losses = -y_true * jnp.log(p) - (1 - y_true) * jnp.log1p(-p)
     return _mean(losses + _bce_slope(y_true, p) * (y_pred - p), weights)
@@ -327,7 +351,7 @@ def binary_cross_entropy(y_true, y_pred, weights=None):
 @_derivative()
 def binary_cross_entropy_derivative(y_true, y_pred, weights=None):
     """(p - y) / (p (1 - p)) / n, p = ŷ clipped to [ε, 1 - ε]."""
-    _require_share("binary_cross_entropy_derivative", y_true)
+    _require_share("binary_cross_entropy_derivative", y_true, weights)
     return _mean_derivative(_bce_slope(y_true, _clipped(y_pred)), weights)
 
 
@@ -350,7 +374,7 @@ def binary_cross_entropy_with_logits(y_true, y_pred, weights=None):
     Numerics: both terms are non-negative and nothing cancels. max(z, 0) - z y + log1p(e^-|z|) has the same value, but
     its jax.grad at z = 0 is 0 or -1 instead of ±1/2.
     """
-    _require_share("binary_cross_entropy_with_logits", y_true)
+    _require_share("binary_cross_entropy_with_logits", y_true, weights)
     return _mean(-y_true * log_sigmoid(y_pred) - (1 - y_true) * log_sigmoid(-y_pred), weights)
 
 
@@ -358,10 +382,21 @@ def binary_cross_entropy_with_logits(y_true, y_pred, weights=None):
 def binary_cross_entropy_with_logits_derivative(y_true, y_pred, weights=None):
     """((1 - y) σ(z) - y σ(-z)) / n.
 
-    Numerics: the textbook's σ(z) - y is 0 for y = 1 from z = 17 on (float32).
+    Numerics: the textbook's σ(z) - y is 0 for y = 1 from z = 17 on (float32). Where z is near c, the logit of a y
+    between 0 and 1, the two terms cancel; it is -σ(z) (1 - y) expm1(c - z) there, and no logarithm of c is rounded.
     """
-    _require_share("binary_cross_entropy_with_logits_derivative", y_true)
-    return _mean_derivative((1 - y_true) * sigmoid(y_pred) - y_true * sigmoid(-y_pred), weights)
+    _require_share("binary_cross_entropy_with_logits_derivative", y_true, weights)
+    soft = (y_true > 0) & (y_true < 1)
+    y = jnp.where(soft, y_true, 0.5)
+    other, lost = exact_sum(-y, jnp.ones_like(y))  # 1 - y
+    d = minus_log(y_pred, y, other) + lost / other  # z - c
+    near = soft & (jnp.abs(d) < 1)
+    slope = jnp.where(
+        near,
+        -sigmoid(y_pred) * other * jnp.expm1(jnp.where(near, -d, 0)),
+        (1 - y_true) * sigmoid(y_pred) - y_true * sigmoid(-y_pred),
+    )
+    return _mean_derivative(slope, weights)
 
 
 @_value()
@@ -378,7 +413,7 @@ def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float
     Source: Lin et al. 2017 (arXiv:1708.02002).
     """
     _check_focal("focal_loss", gamma, alpha)
-    _require_share("focal_loss", y_true)
+    _require_share("focal_loss", y_true, weights)
 
     def g(z):
         return -_power_of_sigmoid(z, gamma) * log_sigmoid(z)
@@ -390,7 +425,7 @@ def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float
 def focal_derivative(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float = 0.25):
     """(y α g'(z) - (1 - y) (1 - α) g'(-z)) / n, g'(z) = -σ(-z)^γ (γ σ(z) (-log σ(z)) + σ(-z))."""
     _check_focal("focal_derivative", gamma, alpha)
-    _require_share("focal_derivative", y_true)
+    _require_share("focal_derivative", y_true, weights)
 
     def dg(z):
         return -_power_of_sigmoid(z, gamma) * (sigmoid(-z) - gamma * sigmoid(z) * log_sigmoid(z))
@@ -406,8 +441,7 @@ def _power_of_sigmoid(z, gamma):
 
 def _check_focal(who, gamma, alpha):
     non_negative(who, "gamma", gamma)
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"{who}: alpha = {alpha}, expected 0 <= alpha <= 1")
+    unit_interval(who, "alpha", alpha)
 
 
 @_value()
@@ -418,7 +452,7 @@ def hinge_loss(y_true, y_pred, weights=None):
 
     y is -1 or 1: labels 0 and 1 are y = 2 label - 1.
     """
-    _check_signs("hinge_loss", y_true)
+    _check_signs("hinge_loss", y_true, weights)
     margin = 1 - y_true * y_pred
     return _mean(jnp.where(margin <= 0, 0, margin), weights)
 
@@ -426,7 +460,7 @@ def hinge_loss(y_true, y_pred, weights=None):
 @_derivative()
 def hinge_derivative(y_true, y_pred, weights=None):
     """-y / n where y ŷ < 1, else 0; 0 at the kink."""
-    _check_signs("hinge_derivative", y_true)
+    _check_signs("hinge_derivative", y_true, weights)
     return _mean_derivative(jnp.where(y_true * y_pred >= 1, 0, -y_true), weights)
 
 
@@ -438,7 +472,7 @@ def squared_hinge_loss(y_true, y_pred, weights=None):
 
     y is -1 or 1, as in `hinge_loss`.
     """
-    _check_signs("squared_hinge_loss", y_true)
+    _check_signs("squared_hinge_loss", y_true, weights)
     margin = 1 - y_true * y_pred
     return _mean(jnp.square(jnp.where(margin <= 0, 0, margin)), weights)
 
@@ -446,14 +480,14 @@ def squared_hinge_loss(y_true, y_pred, weights=None):
 @_derivative()
 def squared_hinge_derivative(y_true, y_pred, weights=None):
     """-2 y max(0, 1 - y ŷ) / n."""
-    _check_signs("squared_hinge_derivative", y_true)
+    _check_signs("squared_hinge_derivative", y_true, weights)
     margin = 1 - y_true * y_pred
     return _mean_derivative(-2 * y_true * jnp.where(margin <= 0, 0, margin), weights)
 
 
-def _check_signs(who, y_true):
+def _check_signs(who, y_true, weights):
     expected = "labels -1 and 1; for labels 0 and 1 pass 2 * y_true - 1"
-    _require_values(who, "y_true", y_true, lambda y: np.abs(y) == 1, expected)
+    _require_values(who, "y_true", y_true, lambda y: np.abs(y) == 1, expected, weights)
 
 
 # ---------------------------------------------------------------- many classes
@@ -468,16 +502,17 @@ def softmax_cross_entropy(y_true, y_pred, weights=None):
     y_true and y_pred (..., classes); q >= 0, usually Σ q = 1, then ∂ℓ/∂z = p - q.
     Numerics: with m the largest logit and r = Σ exp(z_k - m) over all others, -log p_j = (m - z_j) + log1p(r): two
     non-negative terms, right down to the smallest float where logsumexp(z) - z_j rounds to 0 (a gap of 17 in float32).
-    Likewise the derivative is p_j (Σ_{k≠j} q_k) - q_j (Σ_{k≠j} p_k) and 1 - p_m is r / (1 + r): p_j - q_j cancels.
+    Likewise the derivative is p_j (Σ_{k≠j} q_k) - q_j (Σ_{k≠j} p_k) and 1 - p_m is r / (1 + r): p_j - q_j cancels. What
+    m - z_k loses in rounding, up to 5e-6 where p_k is as small as a float32 can be, is put back into exp(z_k - m).
     """
-    _require_not_negative("softmax_cross_entropy", y_true, "shares that are 0 or greater")
+    _require_not_negative("softmax_cross_entropy", y_true, "shares that are 0 or greater", weights)
     return _mean(_cross_entropy(y_true, y_pred), weights)
 
 
 @_derivative()
 def softmax_cross_entropy_derivative(y_true, y_pred, weights=None):
     """(p_j Σ_k q_k - q_j) / n, p = softmax(z), q = y_true."""
-    _require_not_negative("softmax_cross_entropy_derivative", y_true, "shares that are 0 or greater")
+    _require_not_negative("softmax_cross_entropy_derivative", y_true, "shares that are 0 or greater", weights)
     return _mean_derivative(_cross_entropy_slope(y_true, y_pred), weights, class_axes=1)
 
 
@@ -546,24 +581,27 @@ def _at_index(index, shape):
 
 def _cross_entropy(q, z):
     """-Σ_j q_j log p_j = Σ_j q_j (m - z_j) + (Σ_j q_j) log1p(r)."""
-    _, gaps, r = _softmax_parts(z)
+    _, gaps, _, r = _softmax_parts(z)
     return jnp.where(q == 0, 0, q * gaps).sum(-1) + q.sum(-1) * jnp.log1p(r)
 
 
 def _cross_entropy_slope(q, z):
     """p_j Σ_{k≠j} q_k - q_j Σ_{k≠j} p_k."""
-    is_max, gaps, r = _softmax_parts(z)
-    p = jnp.exp(-gaps) / (1 + r[..., None])
+    is_max, _, exps, r = _softmax_parts(z)
+    p = exps / (1 + r[..., None])
     others = jnp.where(is_max, (r / (1 + r))[..., None], 1 - p)
     return p * (q.sum(-1, keepdims=True) - q) - q * others
 
 
 def _softmax_parts(z):
-    """Where the (first) largest logit m is, the gaps m - z_j >= 0, and r = Σ exp(-gap) over all others."""
+    """Where the (first) largest logit m is, the gaps m - z_j >= 0, exp(-gap), and r, its sum over all others."""
     is_max = _at_index(jnp.argmax(z, -1), z.shape)
     m = jnp.where(is_max, z, 0).sum(-1, keepdims=True)
-    gaps = jnp.where(m == -jnp.inf, 0, m - z)
-    return is_max, gaps, jnp.where(is_max, 0, jnp.exp(-gaps)).sum(-1)
+    gaps, lost = exact_sum(jnp.broadcast_to(m, z.shape), -z)
+    lost = jnp.where(gaps < 1000, lost, 0)  # of an infinite gap nothing
+    gaps = jnp.where(m == -jnp.inf, 0, gaps)
+    exps = jnp.exp(-gaps) * (1 - lost)
+    return is_max, gaps, exps, jnp.where(is_max, 0, exps).sum(-1)
 
 
 @_value()
@@ -576,7 +614,7 @@ def kl_divergence(y_true, y_pred, weights=None):
     Numerics: 0 log 0 = 0, also against ŷ = -inf. Close distributions cancel between classes: the absolute error is one
     rounding of the largest term.
     """
-    _require_share("kl_divergence", y_true)
+    _require_share("kl_divergence", y_true, weights)
     some = y_true > 0
     terms = y_true * (jnp.log(jnp.where(some, y_true, 1)) - jnp.where(some, y_pred, 0))
     return _mean(terms.sum(-1), weights)
@@ -585,7 +623,7 @@ def kl_divergence(y_true, y_pred, weights=None):
 @_derivative()
 def kl_divergence_derivative(y_true, y_pred, weights=None):
     """-p_j / n."""
-    _require_share("kl_divergence_derivative", y_true)
+    _require_share("kl_divergence_derivative", y_true, weights)
     return _mean_derivative(jnp.where(y_true > 0, -y_true, 0), weights, class_axes=1)
 
 
@@ -596,37 +634,48 @@ def cosine_loss(y_true, y_pred, weights=None):
     ℓ = 1 - u·v,  ∂ℓ/∂ŷ = -(v - (u·v) u) / ‖ŷ‖,      u = ŷ/‖ŷ‖, v = y/‖y‖
 
     y_true and y_pred (..., features). A vector of zeros has no direction: ℓ = 1 and the derivative is 0.
-    Numerics: ℓ = ‖u - v‖²/2 and ∂ℓ/∂ŷ = (u - v - ℓ u)/‖ŷ‖, which keep their digits for parallel vectors, where 1 - u·v
-    cancels; norms are scaled by the largest entry, so that entries of 1e-38 or 3e38 neither vanish nor overflow.
+    Numerics: for parallel vectors both cancel, u and v being rounded. With r = y - α ŷ, what of y is across ŷ, and
+    α = y·ŷ/‖ŷ‖²:  ∂ℓ/∂ŷ = -r/(‖y‖ ‖ŷ‖), and ℓ = ‖r‖²/‖y‖² / (1 + u·v) where u·v > 0. r is made twice: of products
+    α ŷ_i that are not rounded, and of that r again, since α is rounded. Vectors are scaled by powers of two, so that
+    entries of 1e-38 or 3e38 neither vanish nor overflow.
     """
-    u, v, _, some = _directions(y_true, y_pred)
-    return _mean(jnp.where(some, jnp.square(u - v).sum(-1) / 2, 1), weights)
+    _, cosine, sine_squared, _, some = _across(y_true, y_pred)
+    ahead = cosine > 0
+    losses = jnp.where(ahead, sine_squared / (1 + jnp.where(ahead, cosine, 0)), 1 - cosine)
+    return _mean(jnp.where(some, losses, 1), weights)
 
 
 @_derivative()
 def cosine_derivative(y_true, y_pred, weights=None):
-    """(u - v - ℓ u) / ‖ŷ‖ / n, ℓ = ‖u - v‖²/2; 0 if either vector is 0."""
-    u, v, norm, some = _directions(y_true, y_pred)
-    loss = jnp.square(u - v).sum(-1, keepdims=True) / 2
-    slope = jnp.where(some[..., None], (u - v - loss * u) / norm, 0)
-    return _mean_derivative(slope, weights, class_axes=1)
+    """-r / (‖y‖ ‖ŷ‖) / n, r what of y is across ŷ; 0 if either vector is 0."""
+    r, _, _, (half, rest), some = _across(y_true, y_pred)
+    return _mean_derivative(jnp.where(some[..., None], -r * half * rest, 0), weights, class_axes=1)
 
 
-def _directions(y_true, y_pred):
-    """u, v, ‖ŷ‖ (1 for a vector of zeros), and whether both vectors are other than 0."""
-    u, norm, some_u = _direction(y_pred)
-    v, _, some_v = _direction(y_true)
-    return u, v, norm, some_u & some_v
+def _across(y_true, y_pred):
+    """r/‖y‖/‖ŷ‖ for the scaled ŷ, u·v, ‖r‖²/‖y‖², ŷ's scaling, and whether both vectors are other than 0."""
+    x, scaling, some_x = _scaled(y_pred)
+    y, _, some_y = _scaled(y_true)
+    xx, yy = (jnp.square(v).sum(-1, keepdims=True) for v in (x, y))
+    alpha = (x * y).sum(-1, keepdims=True) / xx
+    product, lost = exact_product(jnp.broadcast_to(alpha, x.shape), x)
+    r = (y - product) - lost
+    r = r - (r * x).sum(-1, keepdims=True) / xx * x
+    cosine, sine_squared = alpha * jnp.sqrt(xx / yy), jnp.square(r).sum(-1, keepdims=True) / yy
+    return r / jnp.sqrt(xx * yy), cosine[..., 0], sine_squared[..., 0], scaling, some_x & some_y
 
 
-def _direction(x):
+def _scaled(x):
+    """x times the power of two that brings its largest entry to 1/2 … 1; that power as two factors, and where x ≠ 0.
+
+    A vector of zeros is replaced by one of ones.
+    """
     largest = jnp.abs(x).max(-1, keepdims=True)
     some = largest > 0
-    # Twice by the root: XLA divides a row by multiplying with 1 / largest, which underflows for the largest floats.
-    root = 1 / jnp.sqrt(jnp.where(some, largest, 1))
-    scaled = x * root * root
-    norm = jnp.sqrt(jnp.where(some, jnp.square(scaled).sum(-1, keepdims=True), 1))
-    return scaled / norm, norm * jnp.where(some, largest, 1), some[..., 0]
+    _, k = jnp.frexp(jax.lax.stop_gradient(jnp.where(some, largest, 1)))
+    half = jnp.ldexp(jnp.ones_like(largest), -(k // 2))
+    rest = jnp.ldexp(jnp.ones_like(largest), k // 2 - k)
+    return jnp.where(some, x * half * rest, 1), (half, rest), some[..., 0]
 
 
 # ---------------------------------------------------------------- by name

@@ -1,7 +1,8 @@
 """Optimizers: from the gradient to the next parameters.
 
 `adam(1e-3)` is an Optimizer, three pure functions of trees of arrays. The rate, the first argument of every
-constructor, is a number or a schedule (`jaxnn.schedules`); a traced number r is the schedule `lambda t: r`.
+constructor, is a number or a schedule (`jaxnn.schedules`). Every number may be traced, so that one program serves many
+of them, under jit and vmap; its value is not checked then.
 
 In the formulas p is a parameter, g its gradient, α the rate, t the number of the update, from 1 on. They hold for each
 entry; a state starts at 0. A leaf of bfloat16 or float16 is calculated with in float32, its moments stay float32, and
@@ -25,9 +26,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.tree_util import keystr, tree_flatten_with_path
 
-from jaxnn._checks import at_least_float32, float_array, fraction, non_negative, positive
+from jaxnn._checks import (
+    Number,
+    at_least_float32,
+    float_array,
+    fraction,
+    is_zero,
+    non_negative,
+    number_for,
+    positive,
+)
 from jaxnn.schedules import Schedule, constant
 
 Tree = Any  # any pytree of arrays
@@ -95,7 +106,7 @@ class LionState(NamedTuple):
 # ---------------------------------------------------------------- gradient descent, with and without velocity
 
 
-def sgd(rate: float | Schedule) -> Optimizer:
+def sgd(rate: Number | Schedule) -> Optimizer:
     """Gradient descent.
 
     p ← p - α g
@@ -105,7 +116,7 @@ def sgd(rate: float | Schedule) -> Optimizer:
     return _optimizer(rate, StepState, lambda p, g, a: (p - a * g,))
 
 
-def momentum(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
+def momentum(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
     """Momentum as a moving average (EMA) of the gradients.
 
     v ← β v + (1 - β) g
@@ -119,13 +130,14 @@ def momentum(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
     fraction("momentum", "beta", beta)
 
     def equations(p, g, v, a):
-        v = beta * v + (1 - beta) * g
+        b = number_for(p.dtype, beta)
+        v = b * v + (1 - b) * g
         return p - a * v, v
 
     return _optimizer(rate, VelocityState, equations)
 
 
-def heavy_ball(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
+def heavy_ball(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
     """Momentum as a sum of the gradients: momentum in torch and optax.
 
     v ← β v + g
@@ -137,13 +149,13 @@ def heavy_ball(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
     fraction("heavy_ball", "beta", beta)
 
     def equations(p, g, v, a):
-        v = beta * v + g
+        v = number_for(p.dtype, beta) * v + g
         return p - a * v, v
 
     return _optimizer(rate, VelocityState, equations)
 
 
-def nesterov(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
+def nesterov(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
     """Nesterov's momentum, in the form that evaluates the gradient at p.
 
     v ← β v + g
@@ -156,8 +168,9 @@ def nesterov(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
     fraction("nesterov", "beta", beta)
 
     def equations(p, g, v, a):
-        v = beta * v + g
-        return p - a * (g + beta * v), v
+        b = number_for(p.dtype, beta)
+        v = b * v + g
+        return p - a * (g + b * v), v
 
     return _optimizer(rate, VelocityState, equations)
 
@@ -165,7 +178,7 @@ def nesterov(rate: float | Schedule, beta: float = 0.9) -> Optimizer:
 # ---------------------------------------------------------------- a rate for each entry
 
 
-def adagrad(rate: float | Schedule, epsilon: float = 1e-10) -> Optimizer:
+def adagrad(rate: Number | Schedule, epsilon: Number = 1e-10) -> Optimizer:
     """Each entry's rate shrinks with the squares of all its gradients.
 
     v ← v + g²
@@ -180,12 +193,12 @@ def adagrad(rate: float | Schedule, epsilon: float = 1e-10) -> Optimizer:
     def equations(p, g, v, a):
         g = _squarable(g)
         v = jnp.minimum(v + jnp.square(g), jnp.finfo(v.dtype).max)
-        return p - a * g / (jnp.sqrt(v) + epsilon), v
+        return p - a * g / (jnp.sqrt(v) + number_for(p.dtype, epsilon)), v
 
     return _optimizer(rate, SquaresState, equations)
 
 
-def rmsprop(rate: float | Schedule, beta: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
+def rmsprop(rate: Number | Schedule, beta: Number = 0.9, epsilon: Number = 1e-8) -> Optimizer:
     """The gradient over its root mean square, as a moving average.
 
     v ← β v + (1 - β) g²
@@ -197,9 +210,9 @@ def rmsprop(rate: float | Schedule, beta: float = 0.9, epsilon: float = 1e-8) ->
     positive("rmsprop", "epsilon", epsilon)
 
     def equations(p, g, v, a):
-        g = _squarable(g)
-        v = beta * v + (1 - beta) * jnp.square(g)
-        return p - a * g / (jnp.sqrt(v) + epsilon), v
+        g, b = _squarable(g), number_for(p.dtype, beta)
+        v = b * v + (1 - b) * jnp.square(g)
+        return p - a * g / (jnp.sqrt(v) + number_for(p.dtype, epsilon)), v
 
     return _optimizer(rate, SquaresState, equations)
 
@@ -207,7 +220,7 @@ def rmsprop(rate: float | Schedule, beta: float = 0.9, epsilon: float = 1e-8) ->
 # ---------------------------------------------------------------- the Adam family
 
 
-def adam(rate: float | Schedule, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
+def adam(rate: Number | Schedule, beta1: Number = 0.9, beta2: Number = 0.999, epsilon: Number = 1e-8) -> Optimizer:
     """Adaptive moments: `momentum` over `rmsprop`, both freed of their bias towards the initial 0.
 
     m ← β1 m + (1 - β1) g,        m̂ = m / c1,   c1 = 1 - β1^t
@@ -230,11 +243,11 @@ def is_weight(p: jax.Array) -> bool:
 
 
 def adamw(
-    rate: float | Schedule,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    epsilon: float = 1e-8,
-    weight_decay: float = 0.01,
+    rate: Number | Schedule,
+    beta1: Number = 0.9,
+    beta2: Number = 0.999,
+    epsilon: Number = 1e-8,
+    weight_decay: Number = 0.01,
     decays: Callable[[jax.Array], bool] = is_weight,
 ) -> Optimizer:
     """`adam` with decoupled weight decay.
@@ -258,19 +271,19 @@ def _adam(who, rate, beta1, beta2, epsilon, weight_decay, decays):
 
     def scalars(a, t):
         c1, c2 = _bias_correction(beta1, t), _bias_correction(beta2, t)
-        return a * jnp.sqrt(c2) / c1, epsilon * jnp.sqrt(c2), a * weight_decay
+        return a * jnp.sqrt(c2) / c1, number_for(t.dtype, epsilon) * jnp.sqrt(c2), a * number_for(a.dtype, weight_decay)
 
     def equations(p, g, m, v, a, e, decay):
-        g = _squarable(g)
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * jnp.square(g)
-        kept = p - decay * p if weight_decay and decays(p) else p
+        g, b1, b2 = _squarable(g), number_for(p.dtype, beta1), number_for(p.dtype, beta2)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * jnp.square(g)
+        kept = p if is_zero(weight_decay) or not decays(p) else p - decay * p
         return kept - a * m / (jnp.sqrt(v) + e), m, v
 
     return _optimizer(rate, AdamState, equations, scalars)
 
 
-def amsgrad(rate: float | Schedule, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
+def amsgrad(rate: Number | Schedule, beta1: Number = 0.9, beta2: Number = 0.999, epsilon: Number = 1e-8) -> Optimizer:
     """Adam whose denominators never shrink.
 
     m ← β1 m + (1 - β1) g
@@ -285,16 +298,16 @@ def amsgrad(rate: float | Schedule, beta1: float = 0.9, beta2: float = 0.999, ep
     _check_adam("amsgrad", beta1, beta2, epsilon)
 
     def equations(p, g, m, v, v_max, a):
-        g = _squarable(g)
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * jnp.square(g)
+        g, b1, b2 = _squarable(g), number_for(p.dtype, beta1), number_for(p.dtype, beta2)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * jnp.square(g)
         v_max = jnp.maximum(v_max, v)
-        return p - a * m / (jnp.sqrt(v_max) + epsilon), m, v, v_max
+        return p - a * m / (jnp.sqrt(v_max) + number_for(p.dtype, epsilon)), m, v, v_max
 
     return _optimizer(rate, AmsgradState, equations)
 
 
-def nadam(rate: float | Schedule, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
+def nadam(rate: Number | Schedule, beta1: Number = 0.9, beta2: Number = 0.999, epsilon: Number = 1e-8) -> Optimizer:
     """Adam with Nesterov's look-ahead.
 
     m ← β1 m + (1 - β1) g
@@ -309,13 +322,13 @@ def nadam(rate: float | Schedule, beta1: float = 0.9, beta2: float = 0.999, epsi
 
     def scalars(a, t):
         c1, next_c1, c2 = _bias_correction(beta1, t), _bias_correction(beta1, t + 1), _bias_correction(beta2, t)
-        a = a * jnp.sqrt(c2)
-        return a * beta1 / next_c1, a * (1 - beta1) / c1, epsilon * jnp.sqrt(c2)
+        a, b1 = a * jnp.sqrt(c2), number_for(a.dtype, beta1)
+        return a * b1 / next_c1, a * (1 - b1) / c1, number_for(t.dtype, epsilon) * jnp.sqrt(c2)
 
     def equations(p, g, m, v, b, c, e):
-        g = _squarable(g)
-        m = beta1 * m + (1 - beta1) * g
-        v = beta2 * v + (1 - beta2) * jnp.square(g)
+        g, b1, b2 = _squarable(g), number_for(p.dtype, beta1), number_for(p.dtype, beta2)
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * jnp.square(g)
         return p - (b * m + c * g) / (jnp.sqrt(v) + e), m, v
 
     return _optimizer(rate, AdamState, equations, scalars)
@@ -329,7 +342,9 @@ def _check_adam(who, beta1, beta2, epsilon):
 
 def _bias_correction(beta, t):
     """1 - β^t."""
-    return -jnp.expm1(t * math.log(beta)) if beta else jnp.ones_like(t)
+    if isinstance(beta, Tracer):
+        return -jnp.expm1(t * jnp.log(number_for(t.dtype, beta)))
+    return jnp.ones_like(t) if is_zero(beta) else -jnp.expm1(t * math.log(float(beta)))
 
 
 def _squarable(g):
@@ -341,10 +356,10 @@ def _squarable(g):
 
 
 def lion(
-    rate: float | Schedule,
-    beta1: float = 0.9,
-    beta2: float = 0.99,
-    weight_decay: float = 0.0,
+    rate: Number | Schedule,
+    beta1: Number = 0.9,
+    beta2: Number = 0.99,
+    weight_decay: Number = 0.0,
     decays: Callable[[jax.Array], bool] = is_weight,
 ) -> Optimizer:
     """The sign of an average: every entry moves by the rate.
@@ -361,10 +376,11 @@ def lion(
     non_negative("lion", "weight_decay", weight_decay)
 
     def equations(p, g, m, a):
-        step = jnp.sign(beta1 * m + (1 - beta1) * g)
-        if weight_decay and decays(p):
-            step = step + weight_decay * p
-        return p - a * step, beta2 * m + (1 - beta2) * g
+        b1, b2 = number_for(p.dtype, beta1), number_for(p.dtype, beta2)
+        step = jnp.sign(b1 * m + (1 - b1) * g)
+        if not is_zero(weight_decay) and decays(p):
+            step = step + number_for(p.dtype, weight_decay) * p
+        return p - a * step, b2 * m + (1 - b2) * g
 
     return _optimizer(rate, LionState, equations)
 
@@ -397,7 +413,7 @@ def global_norm(tree: Tree) -> jax.Array:
     return scale * jnp.sqrt(total)
 
 
-def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
+def clip_by_global_norm(optimizer: Optimizer, max_norm: Number) -> Optimizer:
     """The optimizer, given gradients scaled down together where their norm exceeds max_norm.
 
     g ← g min(1, max_norm / ‖grads‖)        with `global_norm`
@@ -411,13 +427,14 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: float) -> Optimizer:
     positive("clip_by_global_norm", "max_norm", max_norm)
 
     def clip(grads):
-        factor = jnp.minimum(1, max_norm / global_norm(grads))
+        norm = global_norm(grads)
+        factor = jnp.minimum(1, number_for(norm.dtype, max_norm) / norm)
         return jax.tree.map(lambda g: _calculable(g) * factor.astype(_calculable(g).dtype), grads)
 
     return _clipped(optimizer, clip)
 
 
-def clip_by_value(optimizer: Optimizer, limit: float) -> Optimizer:
+def clip_by_value(optimizer: Optimizer, limit: Number) -> Optimizer:
     """The optimizer, given gradients clipped entry by entry.
 
     g ← min(max(g, -limit), limit)
@@ -427,7 +444,13 @@ def clip_by_value(optimizer: Optimizer, limit: float) -> Optimizer:
     Raises ValueError unless limit > 0.
     """
     positive("clip_by_value", "limit", limit)
-    return _clipped(optimizer, lambda grads: jax.tree.map(lambda g: jnp.clip(_calculable(g), -limit, limit), grads))
+
+    def clip(g):
+        g = _calculable(g)
+        most = number_for(g.dtype, limit)
+        return jnp.clip(g, -most, most)
+
+    return _clipped(optimizer, lambda grads: jax.tree.map(clip, grads))
 
 
 def _clipped(optimizer, clip):
@@ -528,7 +551,7 @@ def _check_like(params, name, tree):
 # ---------------------------------------------------------------- by name
 
 # Each as `rate -> Optimizer`, the rest at its default.
-OPTIMIZERS: dict[str, Callable[[float | Schedule], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Number | Schedule], Optimizer]] = {
     "sgd": sgd,
     "momentum": momentum,
     "heavy_ball": heavy_ball,

@@ -8,10 +8,9 @@ A value is a scalar in the widest of the leaves' dtypes and at least float32, an
 derivative has the params' tree, shapes and dtypes, zeros where nothing is penalised; add it to the loss's gradient.
 bfloat16 and float16 are evaluated in float32 and rounded once.
 
-ValueError for a leaf that is not floating-point and for a negative λ.
+ValueError for a leaf that is not floating-point and for a negative λ, unless that is traced.
 """
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -117,8 +116,7 @@ def _float_leaf(who, path, leaf):
 
 def _check_strengths(who, strengths):
     for name, strength in strengths.items():
-        if isinstance(strength, numbers.Real):  # an array may be traced: its value is not known here
-            non_negative(who, name, float(strength))
+        non_negative(who, name, strength)
 
 
 REGULARIZERS: dict[str, Regularizer] = {

@@ -2,8 +2,9 @@
 
 A schedule maps the step t, an int32 scalar or a Python int, to the rate as a float32 scalar (float64 in float64 mode).
 Steps count from 0: the first update uses schedule(0), the last of `steps` updates schedule(steps - 1). An array of
-steps gives the array of their rates. The constructors below take Python numbers and return a schedule; any function of
-the same form is one, for example `lambda t: 0.1 / (1 + t)`.
+steps gives the array of their rates. The constructors below return a schedule; any function of the same form is one,
+for example `lambda t: 0.1 / (1 + t)`. Their counts of steps, and `rise`, are Python numbers; rates and factors may be
+traced, and are not checked then.
 """
 
 import itertools
@@ -14,13 +15,14 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from jaxnn._checks import fraction, non_negative
+from jaxnn._checks import Number, fraction, non_negative, number_for, positive, unit_interval
 
 Schedule = Callable[[jax.Array | int], jax.Array | float]
 
 
-def constant(rate: float) -> Schedule:
+def constant(rate: Number) -> Schedule:
     """The same rate at every step.
 
     rate_t = rate
@@ -31,7 +33,7 @@ def constant(rate: float) -> Schedule:
     return lambda step: jnp.full(jnp.shape(step), rate, float)
 
 
-def piecewise(rate: float, boundaries: Sequence[int], factors: Sequence[float]) -> Schedule:
+def piecewise(rate: Number, boundaries: Sequence[int], factors: Sequence[Number]) -> Schedule:
     """Step decay: the rate is multiplied by a factor at each boundary.
 
     rate_t = rate · Π factors_i over all i with boundaries_i <= t
@@ -54,6 +56,7 @@ def piecewise(rate: float, boundaries: Sequence[int], factors: Sequence[float]) 
         raise ValueError(f"piecewise: boundaries {list(boundaries)} do not ascend; sort them, with their factors")
     for factor in factors:
         non_negative("piecewise", "factor", factor)
+    rate, factors = number_for(float, rate), [number_for(float, factor) for factor in factors]
     rates = list(itertools.accumulate(factors, operator.mul, initial=rate))[1:]
 
     def schedule(step):
@@ -65,7 +68,7 @@ def piecewise(rate: float, boundaries: Sequence[int], factors: Sequence[float]) 
     return schedule
 
 
-def exponential(rate: float, decay: float, every: int) -> Schedule:
+def exponential(rate: Number, decay: Number, every: int) -> Schedule:
     """Exponential decay: the rate is multiplied by `decay` over each `every` steps, a little at each step.
 
     rate_t = rate · decay^(t / every)
@@ -73,13 +76,15 @@ def exponential(rate: float, decay: float, every: int) -> Schedule:
     Raises ValueError unless rate >= 0, 0 < decay <= 1 and every >= 1.
     """
     non_negative("exponential", "rate", rate)
-    if not 0 < decay <= 1:
-        raise ValueError(f"exponential: decay = {decay}, expected 0 < decay <= 1")
+    positive("exponential", "decay", decay)
+    unit_interval("exponential", "decay", decay)
     _whole("exponential", "every", every, least=1)
-    return lambda step: rate * jnp.exp(jnp.asarray(step, float) * (math.log(decay) / every))
+    rate, decay = number_for(float, rate), number_for(float, decay)
+    log_decay = jnp.log(decay) if isinstance(decay, Tracer) else math.log(decay)
+    return lambda step: rate * jnp.exp(jnp.asarray(step, float) * (log_decay / every))
 
 
-def cosine(rate: float, steps: int, final: float = 0.0) -> Schedule:
+def cosine(rate: Number, steps: int, final: Number = 0.0) -> Schedule:
     """Half a cosine from `rate` at step 0 down to `final` at step `steps`, and `final` from then on.
 
     rate_t = final + (rate - final) (1 + cos(π t / steps)) / 2
@@ -96,10 +101,11 @@ def cosine(rate: float, steps: int, final: float = 0.0) -> Schedule:
     non_negative("cosine", "rate", rate)
     non_negative("cosine", "final", final)
     _whole("cosine", "steps", steps, least=1)
+    rate, final = number_for(float, rate), number_for(float, final)
     return lambda step: _half_cosine(rate, final, step, 0, steps)
 
 
-def warmup_cosine(rate: float, steps: int, warmup: int, final: float = 0.0) -> Schedule:
+def warmup_cosine(rate: Number, steps: int, warmup: int, final: Number = 0.0) -> Schedule:
     """A straight line up to `rate` at step `warmup`, then half a cosine down to `final` at step `steps`.
 
     rate_t = rate (t + 1) / (warmup + 1)                                                      for t < warmup
@@ -118,6 +124,7 @@ def warmup_cosine(rate: float, steps: int, warmup: int, final: float = 0.0) -> S
     _whole("warmup_cosine", "warmup", warmup, least=0)
     if warmup >= steps:
         raise ValueError(f"warmup_cosine: warmup = {warmup} leaves nothing of steps = {steps}; warm up for fewer steps")
+    rate, final = number_for(float, rate), number_for(float, final)
 
     def schedule(step):
         rising = rate * (jnp.asarray(step, float) + 1) / (warmup + 1)
@@ -126,7 +133,7 @@ def warmup_cosine(rate: float, steps: int, warmup: int, final: float = 0.0) -> S
     return schedule
 
 
-def one_cycle(rate: float, steps: int, rise: float = 0.3) -> Schedule:
+def one_cycle(rate: Number, steps: int, rise: float = 0.3) -> Schedule:
     """Half a cosine up from rate/25 to `rate`, then half a cosine down to rate/10000.
 
     rate_t = (from rate/25 at step 0 to rate at step r)                           for t < r = floor(rise · steps)
@@ -143,8 +150,10 @@ def one_cycle(rate: float, steps: int, rise: float = 0.3) -> Schedule:
     """
     non_negative("one_cycle", "rate", rate)
     _whole("one_cycle", "steps", steps, least=1)
+    if isinstance(rise, Tracer):
+        raise ValueError("one_cycle: rise is traced, but says how many steps rise; pass a number of Python")
     fraction("one_cycle", "rise", rise)
-    top = int(rise * steps)
+    top, rate = int(rise * steps), number_for(float, rate)
 
     def schedule(step):
         rising = _half_cosine(rate / 25, rate, step, 0, max(top, 1))
@@ -153,7 +162,7 @@ def one_cycle(rate: float, steps: int, rise: float = 0.3) -> Schedule:
     return schedule
 
 
-def inverse_square_root(rate: float, warmup: int) -> Schedule:
+def inverse_square_root(rate: Number, warmup: int) -> Schedule:
     """A straight line up to `rate` over `warmup` steps, then decay with the square root of the step.
 
     rate_t = rate · min((t + 1) / warmup, √(warmup / (t + 1)))
@@ -165,6 +174,7 @@ def inverse_square_root(rate: float, warmup: int) -> Schedule:
     """
     non_negative("inverse_square_root", "rate", rate)
     _whole("inverse_square_root", "warmup", warmup, least=1)
+    rate = number_for(float, rate)
 
     def schedule(step):
         t = (jnp.asarray(step, float) + 1) / warmup

@@ -129,7 +129,7 @@ def test_the_layer_against_a_plain_forward(cross):
         visible = MASK[:, None, :] & np.tril(np.ones((5, 5), bool))
 
     def plain(params, x):
-        query, memory = x if cross else (x, x)
+        query, memory = x if cross else (jnp.where(MASK[..., None], x, 0),) * 2  # padding is read as 0
         return plain_layer(params, query, memory, 2, visible, None if cross else 50.0)
 
     @jax.jit
@@ -177,6 +177,43 @@ def test_the_future_changes_nothing_and_masked_tokens_change_nothing():
         np.testing.assert_array_equal(y[:, 1:4], y_other[:, 1:4])
         assert not np.asarray(dx)[:, [0, 4]].any()
         assert np.asarray(dx)[:, 1:4].any(axis=-1).all()
+
+
+POISON = np.where(np.arange(7) % 2 == 0, np.nan, np.inf)
+
+
+def test_what_stands_at_masked_keys_has_no_influence_and_gets_no_gradient():
+    """Of the pair, not even where a query or a cotangent is NaN itself."""
+    bad = [np.where(MASK[:, None, :, None], a, POISON[: a.shape[-1]]) for a in (K, V)]
+
+    @jax.jit
+    def run(q, k, v, do):
+        o, cache = attention_forward(q, k, v, mask=MASK)
+        return o, *attention_backward(cache, do)
+
+    with jax.enable_x64(True):
+        clean, found = run(Q, K, V, DO), run(Q, *bad, DO)
+        poisoned = run(np.full_like(Q, np.nan), *bad, np.full_like(DO, np.inf))
+    jax.tree.map(np.testing.assert_array_equal, found, clean)
+    for dk in (*found[2:], *poisoned[2:]):
+        assert not np.asarray(dk).swapaxes(1, 2)[~MASK].any()
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_what_stands_at_padding_has_no_influence_on_the_layer(cross):
+    model, ctx = layers.attention(2, 1, rotary_base=None if cross else 50.0, bias=True), Ctx(mask=MASK)
+    params, x, dy = some_params(8, 8, 4, bias=True), numbers(5, 3, 5, 8), numbers(6, 3, 5, 8)
+    bad = np.where(MASK[..., None], x, np.nan)
+
+    @jax.jit
+    def run(x):
+        y, _, cache = model.forward(params, (), (dy, x) if cross else x, ctx)
+        return y, *model.backward(params, cache, dy)
+
+    with jax.enable_x64(True):
+        clean, found = run(x), run(bad)
+    jax.tree.map(np.testing.assert_array_equal, found, clean)
+    assert not np.asarray(found[2][1] if cross else found[2])[~MASK].any()
 
 
 def test_one_token_and_no_example():
@@ -234,6 +271,13 @@ def test_a_stack_of_blocks_trains_with_its_own_dropout():
     evaluated, _, caches = run(x, False)
     assert caches[0][0][2][-1] is None
     np.testing.assert_array_equal(evaluated[0], evaluated[1])
+
+
+def test_a_step_is_at_one_whole_position():
+    params, past = some_params(8, 8, 8, bias=False), 2 * (np.zeros((2, 2, 5, 4), np.float32),)
+    for t, message in ((1.5, "t is 1.5"), (True, "t is True"), (np.arange(2), r"t has shape \(2,\)")):
+        with pytest.raises(ValueError, match=message):
+            attention_step(params, past, X[:, :1], t, n_heads=2)  # type: ignore[reportArgumentType]
 
 
 def test_training_without_a_key():

@@ -80,6 +80,23 @@ def test_a_mask_may_be_of_examples_or_of_positions():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), everywhere, without)
 
 
+def test_what_stands_in_rows_that_are_not_real_has_no_influence():
+    rng = np.random.default_rng(3)
+    x, dy = rng.normal(size=(2, 5, 4, 3)).astype(np.float32)
+    mask = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]], bool)
+    layer, dy = layers.batch_norm(), np.where(mask[..., None], dy, 0)
+    _, params, state = layer.init(jax.random.key(0), x.shape)
+
+    @jax.jit
+    def run(x):
+        y, new, cache = layer.forward(params, state, x, Ctx(train=True, mask=mask))
+        return jnp.where(mask[..., None], y, 0), new, layer.backward(params, cache, dy)
+
+    for bad in (np.nan, np.inf):
+        found = run(np.where(mask[..., None], x, bad))
+        jax.tree.map(np.testing.assert_array_equal, found, run(x))
+
+
 def test_running_statistics_are_the_bias_corrected_average_of_the_batches():
     batches = (random(9, 5, ROWS, C) * np.repeat([1, 0.01, 10], 3) + np.repeat([3, -1, 0.5], 3)).astype(np.float32)
     params = random_params()

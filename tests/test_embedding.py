@@ -170,6 +170,48 @@ def test_rotary_positions_are_a_complex_product_of_the_two_halves():
         rotary_backward(cache, y[:, 1:])
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (4, 4, 6)])
+def test_an_offset_for_each_example(shape):
+    """Also where there are as many examples as positions."""
+    x, dy = numbers(8, *shape), numbers(9, *shape)
+    offsets = np.array([7, -2, 100, 0])[: shape[0]]
+
+    @jax.jit
+    def run(x, dy, offset):
+        y, cache = rotary_forward(x, offset)
+        return y, rotary_backward(cache, dy)
+
+    with jax.enable_x64(True):
+        each = [run(x[i : i + 1], dy[i : i + 1], offset) for i, offset in enumerate(offsets)]
+        found = run(x, dy, offsets)
+    for a, b in zip(found, zip(*each, strict=True), strict=True):
+        np.testing.assert_array_equal(a, np.concatenate(b))
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        (1.5, "offset is 1.5 of dtype float32, expected integers; nothing is rounded"),
+        (2.0, "offset is 2.0"),
+        (True, "offset is True"),
+        (np.ones(2, np.float32), "offset is an array of dtype float32"),
+        (np.arange(4), r"offset has shape \(4,\), but x of shape \(2, 3, 4, 6\)"),  # T
+        (np.zeros((2, 3), int), r"offset has shape \(2, 3\)"),
+        (2**31, "offset = 2147483648, expected integers of 32 bits"),
+    ],
+)
+def test_an_offset_that_is_none(offset, message):
+    with pytest.raises(ValueError, match=message):
+        rotary_forward(np.ones((2, 3, 4, 6), np.float32), offset)
+
+
+def test_positions_that_are_none():
+    with pytest.raises(ValueError, match="cos_sin: positions is an array of dtype float32, expected integers"):
+        cos_sin(jnp.ones(3), 2)
+    with pytest.raises(ValueError, match=r"offset has shape \(3,\)"):
+        rotary_forward(np.ones((3, 2), np.float32), np.arange(3))  # x (T, d) has no examples
+
+
 @pytest.mark.peers
 def test_embedding_is_pytorch_s():
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")

@@ -201,6 +201,22 @@ def test_jax_grad_of_flash_attention_is_the_plain_rule(causal, key_heads):
         assert np.asarray(o).any(axis=-1).sum() == o[..., 0].size - 12  # 3 queries of 4 heads
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_stands_at_masked_keys_has_no_influence(causal):
+    q, k, v, do = (jnp.asarray(a) for a in attention_example(2))
+    seen = jnp.asarray(MASK)[:, None, :, None]
+
+    @jax.jit
+    def run(k, v):
+        o, vjp = jax.vjp(functools.partial(flash_attention, causal=causal, mask=MASK, blocks=(16, 8)), q, k, v)
+        return o, *vjp(do)
+
+    found = run(jnp.where(seen, k, jnp.nan), jnp.where(seen, v, jnp.inf))
+    jax.tree.map(np.testing.assert_array_equal, found, run(k, v))
+    for dk in found[2:]:
+        assert not np.asarray(jnp.where(seen, 0, dk)).any()
+
+
 def test_bfloat16_is_rounded_once():
     """Scores, sums and dq are float32: the error is the rounding of q, k, v, do and of the results."""
     example = [np.asarray(a.astype(jnp.bfloat16), np.float32) for a in attention_example(4)]

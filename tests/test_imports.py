@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[1]
 
 # Every place of the package, each above what it may import. A new module or folder gets its line here.
 ORDER = (
-    "_version", "_checks", "_after", "_parallel",
+    "_version", "_checks", "_exact", "_after", "_parallel",
     "activations", "schedules", "initializers", "regularizers", "losses", "optimizers",
     "layer", "_branches", "combinators", "layers", "fused", "models",
     "datasets", "plots", "training",
-    "verify.jax_internals", "verify.report", "verify.judge", "verify.explain", "verify.verifier", "verify.certificate", "verify", "testing",
+    "verify.jax_internals", "verify.report", "verify.judge", "verify.explain", "verify.verifier",
+    "verify.certificate", "verify", "testing",
     "runs", "cli", "__main__", "",
 )  # fmt: skip
 FOREIGN = ("optax", "flax", "equinox", "haiku", "torch", "jax._src")
@@ -164,7 +165,7 @@ def _code_lines(source: str) -> list[str]:
 def test_each_check_sees_what_it_is_for():
     assert upward({"jaxnn.losses": "", "jaxnn.activations": "from jaxnn.losses import mse"}) != []
     assert upward({"jaxnn.activations": "", "jaxnn.losses": "from jaxnn.activations import relu"}) == []
-    ring = {"jaxnn.a": "def f():\n    from jaxnn import b", "jaxnn.b": "import jaxnn.c", "jaxnn.c": "from jaxnn.a import x"}
+    ring = {"jaxnn.a": "def f():\n    import jaxnn.b", "jaxnn.b": "import jaxnn.c", "jaxnn.c": "from jaxnn.a import x"}
     assert circle(ring) == ["jaxnn.a", "jaxnn.b", "jaxnn.c", "jaxnn.a"]
     assert circle({**ring, "jaxnn.c": ""}) == []
     assert private("from jaxnn._checks import whole") == ["jaxnn._checks.whole"]

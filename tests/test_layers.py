@@ -87,6 +87,27 @@ def test_dropout_in_evaluation_and_without_a_key():
             layers.dropout(rate)
 
 
+@pytest.mark.parametrize("name", ["attention", "cross attention", "rnn", "gru", "lstm", "batch_norm"])
+def test_a_mask_is_of_examples_or_of_tokens(name):
+    """By its shape. A (T, T) mask of pairs is none, where its shape says so."""
+    model = layers.attention(2) if "attention" in name else layers.batch_norm() if "_" in name else None
+    model = getattr(layers, name)(3) if model is None else model
+
+    def run(n_examples, n_tokens, mask):
+        x = jnp.ones((n_examples, n_tokens, 4))
+        x = (x[:, :2], x) if "cross" in name else x
+        _, params, state = model.init(KEY, jax.tree.map(jnp.shape, x, is_leaf=lambda a: isinstance(a, jax.Array)))
+        return jax.eval_shape(lambda: model.forward(params, state, x, Ctx(train=True, key=KEY, mask=mask))[0])
+
+    for shape in ((2,), (2, 5)):
+        run(2, 5, np.ones(shape, bool))
+    run(5, 5, np.tril(np.ones((5, 5), bool)))  # read as tokens: the shape can't say otherwise
+    wrong = [np.ones(shape, bool) for shape in ((5, 5), (5,), (3,), (2, 4), (5, 2), (2, 5, 5), ())]
+    for mask in (*wrong, np.ones((2, 5), np.float32), np.ones(2, int)):
+        with pytest.raises(ValueError, match=r"mask is \w+\[.*\], (but|expected)"):
+            run(2, 5, mask)
+
+
 def test_appending_a_layer_changes_no_earlier_randomness():
     x = jnp.ones((4, 6))
     short = combinators.serial(layers.dense(5), layers.dropout(0.5))

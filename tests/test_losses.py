@@ -248,6 +248,21 @@ def test_weights_that_are_negative_or_nan():
         jaxnn.mse_loss(jnp.ones(2, jnp.complex64), jnp.ones(2))
 
 
+@ALL
+def test_what_has_weight_zero_is_ignored_even_if_it_is_nan(name):
+    """Its prediction, and its label, which outside jit is checked."""
+    y_true, y_pred = (jnp.asarray(a) for a in TEXTBOOK[name][:2])
+    y_pred = y_pred.astype(jnp.float32)
+    weights = np.array([1, 0, 2, 0, 1, 3, 1], np.float32)
+    bad = [-7 if jnp.issubdtype(a.dtype, jnp.integer) else np.nan for a in (y_true, y_pred)]
+    poisoned = [
+        jnp.where((weights > 0).reshape(-1, *[1] * (a.ndim - 1)), a, jnp.asarray(b, a.dtype))
+        for a, b in zip((y_true, y_pred), bad, strict=True)
+    ]
+    for f in LOSSES[name]:
+        np.testing.assert_array_equal(f(*poisoned, weights), f(y_true, y_pred, weights))
+
+
 def test_log_cosh_keeps_small_and_large_errors():
     e = jnp.array([1e-5, 1e-3, 0.999, 1.001, 50.0, 1e4])
     truth = np.array([5e-11, 4.9999992e-7, 0.43302, 0.43454, 50 - np.log(2), 1e4 - np.log(2)])

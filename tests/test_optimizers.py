@@ -1,7 +1,9 @@
 """Each optimizer against a loop written from its paper's equations, and what all of them promise."""
 
 import functools
+import inspect
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -276,6 +278,56 @@ def test_weight_decay_is_for_weights(build):
     np.testing.assert_array_equal(after()["b"], before["b"])
     np.testing.assert_allclose(after(decays=lambda p: p.ndim == 1)["b"], 0.95 * before["b"], rtol=1e-6)
     np.testing.assert_array_equal(after(decays=lambda p: p.ndim == 1)["w"], before["w"])
+
+
+def traced_numbers(constructor):
+    """The numbers that a constructor takes, each with a value that is not its default."""
+    names = [name for name in inspect.signature(constructor).parameters if name != "decays"]
+    values = {"beta": 0.5, "beta1": 0.7, "beta2": 0.75, "epsilon": 1e-3, "weight_decay": 0.25, "rate": 0.125}
+    return {name: values[name] for name in names}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_number_may_be_traced(name):
+    """Under jit and vmap, clipped too, for leaves of any dtype: as with the numbers of Python."""
+    constructor: Any = OPTIMIZERS[name]
+    numbers = traced_numbers(constructor)
+    dtypes = {"f": jnp.float32, "b": jnp.bfloat16, "d": jnp.float64}
+    params = {key: np.linspace(-1, 1, 6).reshape(2, 3) for key in dtypes}
+
+    def two_steps(numbers, limits, params):
+        optimizer = clip_by_global_norm(clip_by_value(constructor(**numbers), limits[0]), limits[1])
+        params = {key: p.astype(dtypes[key]) for key, p in params.items()}
+        state = optimizer.init(params)
+        for _ in range(2):
+            params, state = optimizer.update(params, jax.tree.map(lambda p: 1 - 3 * p, params), state)
+        return params, state
+
+    def once(numbers, limits):
+        return jax.jit(lambda params: two_steps(numbers, limits, params))(params)
+
+    with jax.enable_x64(True):
+        expected = once(numbers, (0.5, 1.5))
+        for dtype in (np.float64, np.float32):
+            traced = jax.tree.map(dtype, (numbers, (0.5, 1.5)))
+            found = jax.jit(two_steps)(*traced, params)
+            several = jax.tree.map(lambda a: jnp.stack([a, a]), traced)
+            mapped = jax.jit(jax.vmap(two_steps, in_axes=(0, 0, None)))(*several, params)
+            assert jax.tree.map(jnp.result_type, found) == jax.tree.map(jnp.result_type, expected)
+            for a, b, c in zip(*(jax.tree.leaves(tree) for tree in (found, expected, mapped)), strict=True):
+                tolerance = {2: 1e-2, 4: 1e-5, 8: 1e-5 if dtype is np.float32 else 1e-12}[b.dtype.itemsize]
+                np.testing.assert_allclose(a.astype(float), b.astype(float), rtol=tolerance, atol=tolerance)
+                np.testing.assert_allclose(c[1].astype(float), a.astype(float), rtol=tolerance, atol=tolerance)
+
+
+def test_known_arrays_are_checked_under_jit_too():
+    """Where jax.numpy would make what is known unknown."""
+    values: Any = np.float32(-1), jnp.float32(-1)
+    for value in values:
+        with pytest.raises(ValueError, match="rate = -1"):
+            jax.jit(lambda x, value=value: x * adam(value).rate(adam(0.1).init({})))(1.0)
+    with pytest.raises(ValueError, match=r"constant: rate has shape \(2,\), expected one number"):
+        adam(jnp.ones(2))
 
 
 def test_rate_may_be_mapped_over():

@@ -123,6 +123,40 @@ def test_windows_of_more_taps_than_a_byte_counts():
     np.testing.assert_array_equal(which[0], [[259, 0], [0, 259]])
 
 
+BLIND = [
+    (((3,), (2,)), {"stride": 1, "padding": ((2, 0),)}),
+    (((3,), (2,)), {"stride": 1, "padding": ((5, 0),)}),  # the first places lie far outside
+    (((3,), (2,)), {"stride": 1, "padding": ((0, 4),)}),
+    (((5,), (1,)), {"stride": 4, "padding": ((1, 0),)}),
+    (((2,), (2,)), {"stride": 5, "padding": ((0, 6),)}),
+    (((6, 3), (2, 2)), {"stride": None, "padding": ((0, 0), (0, 3))}),
+]
+
+
+@pytest.mark.parametrize(("sizes", "options"), BLIND)
+@pytest.mark.parametrize("constructor", [layers.max_pool, layers.avg_pool])
+def test_windows_that_see_nothing_but_padding(constructor, sizes, options):
+    in_sizes, window = sizes
+    layer = constructor(window, **options)
+    for call in (lambda x: layer.forward({}, (), x, Ctx()), lambda x: layer.init(jax.random.key(0), x.shape)):
+        with pytest.raises(ValueError, match=r"sees nothing but padding, at place \d of \d on axis"):
+            call(jnp.ones((2, *in_sizes, 3)))
+
+
+def test_windows_over_the_edge_see_what_is_there():
+    """All windows of every size, stride and padding on a short axis: an error, or finite means of 1."""
+    for n, k, s, front, behind in product((1, 2, 4), (1, 2, 3), (1, 2, 4), range(5), range(5)):
+        places = range(0, n + front + behind - k + 1, s)
+        sees = [any(0 <= o + tap - front < n for tap in range(k)) for o in places]
+        if not places:
+            continue
+        layer = layers.avg_pool((k,), s, ((front, behind),))
+        if all(sees):
+            assert layer.init(jax.random.key(0), (1, n, 1))[0] == (1, len(places), 1)
+        else:
+            fails("sees nothing but padding", layer.init, None, (1, n, 1))
+
+
 def test_low_precision_is_summed_in_float32():
     """256 + 1 + 1 is 256 in bfloat16. Without jit, where XLA would skip the rounding in between by itself."""
     options = {"window": (3,), "stride": 1, "padding": ((0, 2),)}  # all three windows see the last entry

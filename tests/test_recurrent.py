@@ -109,6 +109,39 @@ def test_bptt_is_autodiff_of_the_plain_scan(name):
     close(found, expected, 1e-12)
 
 
+@NAMES
+@pytest.mark.parametrize("n_time", [0, 1, 3, 8])
+def test_a_chunk_longer_than_the_sequence(name, n_time):
+    """The pairs with all they take, and the layers: as without chunks."""
+    params, x, state, dh, dstate = numbers(name, n_time=n_time)
+    mask = np.resize(MASK, (B, n_time))
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(way, params, x, state, dh, dstate):
+        results = []
+        for options in ({"mask": mask, "truncate": 2}, {}):
+            h, last, cache = jaxnn.recurrent_forward(name, params, x, state, **options, **way)
+            results.append((h, last, jaxnn.recurrent_backward(name, params, cache, dh, dstate)))
+        for options in ({}, {"last": True}):
+            layer = getattr(layers, name)(H, **options, **way)
+            y, _, cache = layer.forward(params, (), x, Ctx(mask=mask))
+            results.append((y, layer.backward(params, cache, jnp.cos(1 + y))))
+        return results
+
+    with jax.enable_x64(True):
+        arguments = params, x, state, dh, dstate
+        whole, chunked = (run(Way(way), *arguments) for way in ({}, {"chunk": 8}))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), chunked, whole)
+    assert whole[0][0].shape == (B, n_time, H)
+
+
+class Way(dict):
+    """Options that a jitted function can be given."""
+
+    def __hash__(self):
+        return hash(tuple(self.items()))
+
+
 def test_truncation_makes_a_difference_to_the_gradient_only():
     (y, (whole, _, _)), (y_truncated, (truncated, _, _)) = both("lstm")[0]
     close(y_truncated, y, 1e-15)

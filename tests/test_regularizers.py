@@ -108,6 +108,9 @@ def test_strength_may_be_traced():
     values = jax.jit(jax.vmap(lambda s: l2_regularization(params, s)))(jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(values, [0.0, 2.5])
     np.testing.assert_allclose(jax.jit(l2_derivative)(params, 0.5)["w"], [[0.5, 1.0]])
+    known = jnp.float32(-1)  # not traced, under jit neither
+    with pytest.raises(ValueError, match="l2_derivative: lambda_ = -1"):
+        jax.jit(lambda params: l2_derivative(params, known))(params)
 
 
 @every_regularizer

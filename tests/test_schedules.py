@@ -65,6 +65,40 @@ def test_float64(name):
         np.testing.assert_allclose(rates, [formula(t) for t in range(130)], rtol=1e-13)
 
 
+TRACED = {
+    "constant": (lambda rate, _: schedules.constant(rate), 0.0),
+    "piecewise": (lambda rate, factor: schedules.piecewise(rate, [2, 5], [factor, 0.5]), 0.25),
+    "exponential": (lambda rate, decay: schedules.exponential(rate, decay, 7), 0.25),
+    "cosine": (lambda rate, final: schedules.cosine(rate, 9, final), 0.25),
+    "warmup_cosine": (lambda rate, final: schedules.warmup_cosine(rate, 9, 3, final), 0.25),
+    "one_cycle": (lambda rate, _: schedules.one_cycle(rate, 9), 0.0),
+    "inverse_square_root": (lambda rate, _: schedules.inverse_square_root(rate, 3), 0.0),
+}
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_rates_and_factors_may_be_traced(name):
+    build, other = TRACED[name]
+    steps = jnp.arange(12, dtype=jnp.int32)
+
+    @jax.jit
+    def traced(rate, other):
+        return build(rate, other)(steps)
+
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            expected = build(0.5, other)(steps)
+            for dtype in (np.float32, np.float64):
+                found = traced(dtype(0.5), dtype(other))
+                assert found.dtype == expected.dtype
+                np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_share_of_the_steps_cannot_be_traced():
+    with pytest.raises(ValueError, match="one_cycle: rise is traced"):
+        jax.jit(lambda rise: schedules.one_cycle(0.1, 10, rise)(0))(0.3)
+
+
 def test_named_points_are_exact():
     rate, final = np.float32(0.3), np.float32(0.02)
     points = {

@@ -336,6 +336,97 @@ def test_the_form_of_textbooks_and_libraries_would_fail(name):
     assert errors[0] > 10 * bounds[0] or errors[1] > 10 * bounds[1]
 
 
+# ---------------------------------------------------------------- near the zeros of a derivative
+
+
+def around(*numbers):
+    """The float32 next to each number, their neighbours, and what is some way off."""
+    off = [0, 1e-6, -1e-5, 1e-3, -0.04, 0.3, -0.9, 1.1, -3]
+    nearest = np.array([float(x) for x in numbers], np.float32)
+    neighbours = [np.nextafter(nearest, np.float32(side)) for side in (-np.inf, np.inf)]
+    return np.concatenate([*neighbours, *(nearest + np.float32(o) for o in off)])
+
+
+def at_optima(name, y_true, optimum):
+    """Labels, predictions around the one that fits each best, and the derivative in float32."""
+    y_pred = around(*(optimum(CONTEXT.mpf(float(y))) for y in y_true))
+    y_true = np.resize(y_true, y_pred.shape)
+    one = jax.vmap(lambda y, x: LOSSES[name].derivative(y[None], x[None])[0])
+    found = jax.jit(one)(y_true, y_pred)
+    return [CONTEXT.mpf(float(y)) for y in y_true], [CONTEXT.mpf(float(x)) for x in y_pred], found
+
+
+SMALL = 2e-8  # beside y; what is smaller has an absolute error of 2e-14
+COUNTS = np.array([1e-30, 1e-3, 0.3, *range(1, 21), 100, 641, 6508, 1e6, 3e17, 1e37], np.float32)
+
+
+def test_poisson_nll_near_the_count():
+    """e^ŷ - y, even where ŷ is the float32 next to log y."""
+    y_true, y_pred, found = at_optima("poisson_nll", COUNTS, CONTEXT.log)
+    truth = [CONTEXT.exp(x) - y for x, y in zip(y_pred, y_true, strict=True)]
+    assert largest_error(found, truth, [y * SMALL for y in y_true]) <= BOUND
+
+
+def test_poisson_nll_of_rates_near_the_count():
+    """Of the size of y |1 - ŷ|; the terms of e^ŷ - y ŷ are larger."""
+    y_true, y_pred, _ = at_optima("poisson_nll", COUNTS[3:-1], CONTEXT.log)
+    pairs = [(y, x) for y, x in zip(y_true, y_pred, strict=True) if abs(x - CONTEXT.log(y)) < 0.5]
+    one = jax.vmap(lambda y, x: LOSSES["poisson_nll"].value(y[None], x[None]))
+    found = jax.jit(one)(*(np.array([float(v) for v in column], np.float32) for column in zip(*pairs, strict=True)))
+    terms = [max(y * abs(1 - x), abs(CONTEXT.exp(x) - y)) for y, x in pairs]
+    assert largest_error(found, [CONTEXT.exp(x) - y * x for y, x in pairs], terms) <= BOUND
+
+
+def test_logits_near_those_of_a_soft_label():
+    shares = np.array([1e-20, 1e-6, 1e-3, 0.1, 0.25, 0.46004513, 0.7, 0.9, 0.999, 1 - 2**-20], np.float32)
+    name = "binary_cross_entropy_with_logits"
+    y_true, z, found = at_optima(name, shares, lambda y: CONTEXT.log(y) - CONTEXT.log1p(-y))
+    truth = [sigma(x) - y for x, y in zip(z, y_true, strict=True)]
+    assert largest_error(found, truth, [y * SMALL for y in y_true]) <= BOUND
+
+
+def test_log_variances_near_the_square_of_the_error():
+    rng = np.random.default_rng(6)
+    y_true = rng.normal(size=24).astype(np.float32)
+    mean = (y_true + np.exp(rng.uniform(-9, 8, size=24))).astype(np.float32)
+    error = [CONTEXT.mpf(float(m)) - CONTEXT.mpf(float(y)) for m, y in zip(mean, y_true, strict=True)]
+    s = around(*(2 * CONTEXT.log(abs(e)) for e in error))
+    y_true, mean, error = np.resize(y_true, s.shape), np.resize(mean, s.shape), error * (len(s) // 24)
+    one = jax.vmap(lambda y, m, s: LOSSES["gaussian_nll"].derivative(y[None, None], jnp.stack([m, s])[None])[0])
+    truth = [(1 - e**2 * CONTEXT.exp(-CONTEXT.mpf(float(v)))) / 2 for e, v in zip(error, s, strict=True)]
+    assert largest_error(jax.jit(one)(y_true, mean, s)[:, 1], truth, [SMALL] * len(s)) <= BOUND
+
+
+@pytest.mark.parametrize("angle", [1, 1e-2, 1e-4, 1e-6])
+def test_vectors_that_are_nearly_parallel(angle):
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(8, 5)).astype(np.float32)
+    y = (x * rng.uniform(0.5, 3, size=(8, 1)) + angle * rng.normal(size=(8, 5))).astype(np.float32)
+    loss = LOSSES["cosine"]
+    both = jax.vmap(lambda y, x: (loss.value(y[None], x[None]), loss.derivative(y[None], x[None])[0]))
+    for u, v, found, slope in zip(x, y, *jax.jit(both)(y, x), strict=True):
+        u, v = ([CONTEXT.mpf(float(a)) for a in row] for row in (u, v))
+        uu, vv, uv = (sum(a * b for a, b in zip(*pair, strict=True)) for pair in ((u, u), (v, v), (u, v)))
+        cosine = uv / CONTEXT.sqrt(uu * vv)
+        truth = [-(b - uv / uu * a) / CONTEXT.sqrt(uu * vv) for a, b in zip(u, v, strict=True)]
+        assert largest_error(found, [1 - cosine]) <= BOUND
+        assert largest_error(slope, truth, [max(map(abs, truth))] * 5) <= BOUND
+
+
+def test_soft_labels_of_distant_classes():
+    """Of logits whose distances are no float32; the error is beside the larger of p and q."""
+    rng = np.random.default_rng(8)
+    z = (30 * rng.normal(size=(40, 7))).astype(np.float32)
+    q = rng.dirichlet(np.ones(7), 40).astype(np.float32) * (rng.uniform(size=(40, 7)) < 0.5).astype(np.float32)
+    loss = LOSSES["softmax_cross_entropy"]
+    each = jax.jit(jax.vmap(lambda q, z: loss.derivative(q[None], z[None])[0]))(q, z)
+    for found, row, labels in zip(each, z, q, strict=True):
+        p, labels = true_softmax(row), [CONTEXT.mpf(float(v)) for v in labels]
+        total = sum(labels)
+        truth = [a * total - b for a, b in zip(p, labels, strict=True)]
+        assert largest_error(found, truth, [max(a * total, b) for a, b in zip(p, labels, strict=True)]) <= BOUND
+
+
 # ---------------------------------------------------------------- no NaN
 
 FAR = np.array([-HUGE, -1e20, -1e4, -89, -17, -1, -1e-30, -0.0, 0, TINY, 1e-8, 1, 17, 89, 1e4, 1e20, HUGE], np.float32)

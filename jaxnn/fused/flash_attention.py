@@ -86,7 +86,8 @@ def flash_attention_forward(
     and keys at a time. Cached: q, k, v, mask, o, m and 1 / l; besides these, the results and rowsum(do ⊙ o), memory
     does not grow with T.
     Raises the ValueErrors of `attention_forward`, and one for blocks of less than 1.
-    Numerics: those of `attention_forward`: a query that may see no key has o = 0, and no gradient comes from it;
+    Numerics: those of `attention_forward`: a query that may see no key has o = 0, and no gradient comes from it; masked
+    keys and values have no influence, even if NaN, and gradients of exactly 0;
     bfloat16 and float16 are calculated in float32, in which dq is added up, and rounded at the end.
     The default blocks are what is fastest on CPUs; other devices want more.
     Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
@@ -108,7 +109,7 @@ def flash_attention_forward(
             def some_keys(j, carry):
                 o, top, total = carry
                 start_j, position = _positions(j, n_size, n, mask, head)
-                v_j = _rows(v, head, start_j, n_size).astype(dtype)
+                v_j = _unmasked(_rows(v, head, start_j, n_size), position, n, mask).astype(dtype)
                 s = _scores(q_i, _rows(k, head, start_j, n_size).astype(dtype), sees, position)
                 new_top = jnp.maximum(top, s.max(1))
                 p = jnp.exp(s - new_top[:, None])  # (G t_size, n_size)
@@ -150,8 +151,9 @@ def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, 
         def some_keys(j, gradients):
             dq, dk, dv = gradients
             start_j, position = _positions(j, n_size, n, mask, head)
-            k_j = _rows(k, head, start_j, n_size).astype(dtype)  # (n_size, d)
-            v_j = _rows(v, head, start_j, n_size).astype(dtype)
+            k_j, v_j = (  # (n_size, d) and (n_size, e)
+                _unmasked(_rows(a, head, start_j, n_size), position, n, mask).astype(dtype) for a in (k, v)
+            )
 
             def some_queries(i, carry):
                 dq, dk_j, dv_j = carry
@@ -171,6 +173,7 @@ def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, 
             first = j * n_size // t_size if causal else 0
             zeros = (jnp.zeros_like(k_j), jnp.zeros_like(v_j))
             dq, dk_j, dv_j = lax.fori_loop(first, t_count, some_queries, (dq, *zeros))
+            dk_j, dv_j = (_unmasked(a, position, n, mask) for a in (dk_j, dv_j))
             dk = _put_rows(dk, dk_j.astype(k.dtype), head, start_j, n_size)
             return dq, dk, _put_rows(dv, dv_j.astype(v.dtype), head, start_j, n_size)
 
@@ -220,6 +223,11 @@ def _positions(j, n_size, n, mask, head):
         example = head.example if len(mask) > 1 else np.int32(0)
         visible &= lax.dynamic_slice(mask, (example, start), (1, n_size))[0]
     return start, jnp.where(visible, start + iota(n_size), n)
+
+
+def _unmasked(block, position, n, mask):
+    """A block of keys or values with 0 for those that no query sees, since 0 · NaN is not 0."""
+    return block if mask is None else jnp.where((position < n)[:, None], block, 0)
 
 
 def _product(a, b, a_axis, b_axis):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32
+from jaxnn._exact import exact_sum
 
 
 class Moments(NamedTuple):
@@ -49,7 +50,7 @@ def moments(
 
     def at(scaling):
         wide, first = x.astype(dtype) * scaling, entry.astype(dtype) * scaling
-        mean, rest = _exact_sum(first, real(wide - first).sum(axes, keepdims=True) / n)
+        mean, rest = exact_sum(first, real(wide - first).sum(axes, keepdims=True) / n)
         square = jnp.square(real(wide - mean)).sum(axes, keepdims=True) / n
         return mean, rest, jnp.maximum(square - jnp.square(rest), 0)
 
@@ -57,13 +58,6 @@ def moments(
     rstd = reciprocal_root(variance, scaling, eps)
     # Not variance / scaling / scaling: XLA divides by the product, which underflows.
     return Moments(scaling, mean, rest, rstd), jnp.square(jnp.sqrt(variance) / scaling)
-
-
-def _exact_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(s, e): s is a + b rounded, and s + e = a + b exactly (Knuth, The art of computer programming 2, 4.2.2)."""
-    s = a + b
-    of_b = s - a
-    return s, (a - (s - of_b)) + (b - of_b)
 
 
 def centred(x: jax.Array, m: Moments) -> jax.Array:

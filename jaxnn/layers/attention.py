@@ -42,11 +42,14 @@ def attention_forward(
 
     q (B, H, T, d), k (B, K, N, d), v (B, K, N, e), o (B, H, T, e), of one dtype. causal: query t sees the keys s <= t,
     and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. key: for the dropout of
-    rate > 0. Cached: q, k, v, P and what dropout keeps (None without): memory grows with T N.
+    rate > 0. Cached: q, k and v (0 where masked), the mask, P and what dropout keeps (None without): memory grows with
+    T N.
     Raises ValueError for shapes or dtypes that do not fit, and for rate > 0 without a key.
     Numerics: bfloat16 and float16 are calculated in float32, in which P is kept too, and rounded at the end. The
-    largest S is subtracted before exp. A query that may see no key has o = 0, and no gradient comes from it. S itself
-    must not overflow: |q| |k| < 3e38 in float32. The error of dS_i is one rounding of P_i max |dP|.
+    largest S is subtracted before exp. A query that may see no key has o = 0, and no gradient comes from it. Masked
+    keys and values have no influence, even if NaN, and gradients of exactly 0; a NaN that causal attention hides from
+    earlier queries does reach them, as 0 · NaN. S itself must not overflow: |q| |k| < 3e38 in float32. The error of
+    dS_i is one rounding of P_i max |dP|.
     Source: Vaswani et al. 2017 (arXiv:1706.03762); Ainslie et al. 2023 for K < H (arXiv:2305.13245).
 
     >>> q = k = jnp.zeros((1, 1, 2, 4))
@@ -58,6 +61,8 @@ def attention_forward(
     mask = None if mask is None else jnp.asarray(mask)
     _check_core(q, k, v, causal, mask)
     fraction("attention", "rate", rate)
+    if mask is not None:
+        k, v = unmasked(mask, k, axis=2), unmasked(mask, v, axis=2)  # P is 0 there, but 0 · NaN is not
     scores = _product("bkgtd,bksd->bkgts", _grouped(q, k), k) / math.sqrt(q.shape[-1])
     if causal:
         scores = jnp.where(jnp.tril(jnp.ones((1, 1, 1, *scores.shape[-2:]), bool)), scores, -jnp.inf)
@@ -68,7 +73,7 @@ def attention_forward(
     if rate > 0:
         weights, (keep, _) = dropout_forward(key, p, rate)  # pyright: ignore[reportArgumentType] (it checks the key)
     o = _product("bkgts,bkse->bkgte", weights, v).astype(v.dtype)
-    return o.reshape(*q.shape[:-1], v.shape[-1]), (q, k, v, p, keep)
+    return o.reshape(*q.shape[:-1], v.shape[-1]), (q, k, v, mask, p, keep)
 
 
 def attention_backward(cache, do: jax.Array, rate: float = 0.0):
@@ -76,7 +81,7 @@ def attention_backward(cache, do: jax.Array, rate: float = 0.0):
 
     do has o's shape; rate is that of the forward pass.
     """
-    q, k, v, p, keep = cache
+    q, k, v, mask, p, keep = cache
     do = cotangent("attention_backward", "do", do, "the output", (*q.shape[:-1], v.shape[-1]), p.dtype)
     queries, do = _grouped(q, k), _grouped(do, v)
     weights = p if keep is None else drop(keep, p, rate)
@@ -87,7 +92,14 @@ def attention_backward(cache, do: jax.Array, rate: float = 0.0):
     ds = p * (dp - (p * dp).sum(-1, keepdims=True))
     dq = _product("bkgts,bksd->bkgtd", ds, k) / math.sqrt(q.shape[-1])
     dk = _product("bkgts,bkgtd->bksd", ds, queries) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        dk, dv = unmasked(mask, dk, axis=2), unmasked(mask, dv, axis=2)
     return dq.astype(q.dtype).reshape(q.shape), dk.astype(k.dtype), dv.astype(v.dtype)
+
+
+def unmasked(mask, a, axis):
+    """a (B, …) with 0 where the mask (B, N) or (1, N) is False; N is the size of the axis."""
+    return jnp.where(jnp.expand_dims(mask, [i for i in range(1, a.ndim) if i != axis]), a, 0)
 
 
 def _grouped(q, k):
@@ -116,12 +128,16 @@ def _check_core(q, k, v, causal, mask):
             wrong.append(f"{k.shape[1]} key heads do not divide {q.shape[1]} query heads")
         if causal and q.shape[2] != k.shape[2]:
             wrong.append("causal attention needs as many keys as queries; use a mask for a query among past keys")
-        if mask is not None and (mask.shape not in ((q.shape[0], k.shape[2]), (1, k.shape[2])) or mask.dtype != bool):
-            wrong.append(
-                f"the mask is {mask.dtype}{list(mask.shape)}, expected bool[{q.shape[0]}, {k.shape[2]}], True where a "
-                f"key may be seen"
-            )
+        wrong += wrong_mask(mask, q.shape[0], k.shape[2])
     if not q.dtype == k.dtype == v.dtype:
         wrong.append(f"the dtypes are {q.dtype}, {k.dtype}, {v.dtype}: cast them to one")
     if wrong:
         raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}: " + "; ".join(wrong))
+
+
+def wrong_mask(mask, n_examples, n_keys) -> list[str]:
+    """What does not fit about a mask of keys; [] if nothing."""
+    if mask is None or (mask.shape in ((n_examples, n_keys), (1, n_keys)) and mask.dtype == bool):
+        return []
+    expected = f"bool[{n_examples}, {n_keys}], True where a key may be seen"
+    return [f"the mask is {mask.dtype}{list(mask.shape)}, expected {expected}"]

@@ -69,7 +69,8 @@ def batch_norm_forward(
     params {"scale": (C,), "shift": (C,)}; x and y (B, ..., C), dtypes as in norm.py; state `BatchStats`; ctx.mask bool,
     of x's shape up to some axis before the last: (B,), (B, T), ... Returns (y, state, TrainCache or EvalCache).
     Raises ValueError where x does not fit the parameters, state or mask, unless 0 <= momentum < 1 and eps > 0.
-    Numerics: x̂ and dx as in norm.py. A variance above 3e38 is stored as 3e38.
+    Numerics: x̂ and dx as in norm.py. A row that is not real may be NaN: then its y is NaN, but nothing else changes if
+    its dy is 0. A variance above 3e38 is stored as 3e38.
     Source: Ioffe, Szegedy 2015 (arXiv:1502.03167).
     """
     fraction("batch_norm", "momentum", momentum)
@@ -104,7 +105,10 @@ def batch_norm_backward(params: dict, cache: TrainCache | EvalCache, dy: jax.Arr
     else:
         m, n = cache.moments, _count(rows, cache.mask)
         # The barrier keeps XLA from writing x - μ down, once for this sum and dx: on a CPU, a tenth of the time.
-        dscale = m.rstd * (dy * centred(rows, jax.lax.optimization_barrier(m))).sum(0, keepdims=True)
+        terms = dy * centred(rows, jax.lax.optimization_barrier(m))
+        if cache.mask is not None:
+            terms = jnp.where(dy == 0, 0, terms)  # a row that is not real may be NaN
+        dscale = m.rstd * terms.sum(0, keepdims=True)
         through_moments = dshift / n + centred(rows, m) * (m.rstd * dscale / n)
         if cache.mask is not None:
             through_moments = jnp.where(cache.mask, through_moments, 0)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxnn._checks import cotangent, float_array, fraction, parameters, random_key, sizes, whole
+from jaxnn._checks import cotangent, float_array, fraction, integers, parameters, random_key, sizes, whole
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
-from jaxnn.layers.attention import attention_backward, attention_forward
+from jaxnn.layers.attention import attention_backward, attention_forward, unmasked, wrong_mask
 from jaxnn.layers.rotary import rotary_backward, rotary_forward
 
 
@@ -38,13 +38,18 @@ def multi_head_forward(
     dwq = xᵀ dq,  dbq = Σ dq,  and so for k and v with m
     dx = dq wqᵀ,  dm = dk wkᵀ + dv wvᵀ;  in self attention their sum is dx
 
-    Attention and the other arguments: see `attention_forward`; the rotation: `rotary_forward`.
+    Attention and the other arguments: see `attention_forward`; the rotation: `rotary_forward`. m is read as 0 where the
+    mask is False, and gets no gradient there: what stands at padding plays no part.
     params {"wq": (D, H d), "wk": (M, K d), "wv": (M, K d), "wo": (H d, D)} and either all or none of the biases
     {"bq": (H d,), "bk": (K d,), "bv": (K d,), "bo": (D,)}; x and y (B, T, D), m (B, N, M), all of one dtype.
     Cached: x, the angles, the cache of the attention, and o.
     Without rotation bk adds the same to all scores of a query: it changes nothing, and dbk is 0 up to rounding.
     """
-    query, memory = _check(params, x, n_heads)
+    mask = None if mask is None else jnp.asarray(mask)
+    query, memory = _check(params, x, n_heads, mask)
+    if mask is not None:
+        memory = unmasked(mask, memory, axis=1)
+        query = query if isinstance(x, tuple) else memory
     q, k, v = _project(params, query, memory, n_heads)
     turns = None
     if rotary_base is not None:
@@ -73,8 +78,11 @@ def multi_head_backward(params: dict, cache, dy: jax.Array, rate: float = 0.0):
     to_q, d_query = _affine_backward(params, "q", query, _join(dq))
     to_k, d_memory_k = _affine_backward(params, "k", memory, _join(dk))
     to_v, d_memory_v = _affine_backward(params, "v", memory, _join(dv))
-    d_memory = d_memory_k + d_memory_v
-    return to_q | to_k | to_v | to_o, (d_query, d_memory) if isinstance(x, tuple) else d_query + d_memory
+    dx = d_memory_k + d_memory_v if isinstance(x, tuple) else d_query + (d_memory_k + d_memory_v)
+    mask = cache[3]
+    if mask is not None:
+        dx = unmasked(mask, dx, axis=1)
+    return to_q | to_k | to_v | to_o, (d_query, dx) if isinstance(x, tuple) else dx
 
 
 def attention_step(params: dict, past, x: jax.Array, t: int | jax.Array, n_heads: int, rotary_base: float | None = None
@@ -83,12 +91,16 @@ def attention_step(params: dict, past, x: jax.Array, t: int | jax.Array, n_heads
 
     past: (k, v), each (B, K, T_max, d), zeros at first; x and y (B, 1, D); t: the position of x, 0 <= t < T_max.
     Returns (y, past), the past with this token's key and value in it. For generating text: there is no gradient.
+    Raises ValueError unless t is one integer, and where x does not fit.
     """
+    t = integers("attention_step", "t", t)
+    if t.ndim:
+        raise ValueError(f"attention_step: t has shape {t.shape}, expected one position, that of all examples")
     q, k, v = _project(params, *_check(params, x, n_heads), n_heads)
     if rotary_base is not None:
         q, k = rotary_forward(q, t, rotary_base)[0], rotary_forward(k, t, rotary_base)[0]
     k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, t, axis=2) for old, new in zip(past, (k, v), strict=True))
-    o, _ = attention_forward(q, k, v, mask=(jnp.arange(k.shape[2]) <= t)[None])
+    o, _ = attention_forward(q, k, v, mask=(jnp.arange(k.shape[2], dtype=jnp.int32) <= t)[None])
     return _affine(params, "o", _join(o)), (k, v)
 
 
@@ -107,8 +119,9 @@ def attention(
     x (B, T, D): self attention. x = (x (B, T, D), memory (B, N, M)): cross attention, and in_shape and dx are tuples
     too; y and out_shape (B, T, D). n_heads query heads share n_kv_heads key heads (default: as many). rotary_base: that
     of rotary positions, usually 10_000.0; None for no rotation. rate: of dropout on the weights, in training.
-    ctx.mask (B, N) or (1, N): True = a real token of the sequence that is looked at. The others are seen by none; what
-    is put out in their own places means nothing.
+    ctx.mask (B, N) or (1, N): True = a real token of the sequence that is looked at. The others are seen by none and
+    read as 0, even if NaN; what is put out in their own places means nothing. It is no (T, T) mask of which query may
+    see which key: for that there is causal.
     The weights are drawn by the initializer, the biases are 0.
     Raises ValueError where n_kv_heads does not divide n_heads or n_heads not D, and D / n_heads is odd with rotary
     positions; where x, params or ctx.mask do not fit; and when train is True with rate > 0 and without a key.
@@ -142,8 +155,9 @@ def attention(
         active = rate if ctx.train else 0.0
         if active > 0 and ctx.key is None:
             raise ValueError("attention: train=True needs random numbers; pass Ctx(train=True, key=jax.random.key(…))")
+        mask = ctx.token_mask("attention", x[0] if isinstance(x, tuple) else x)
         y, cache = multi_head_forward(
-            params, x, n_heads, causal=causal, rotary_base=rotary_base, mask=ctx.token_mask, rate=active, key=ctx.key
+            params, x, n_heads, causal=causal, rotary_base=rotary_base, mask=mask, rate=active, key=ctx.key
         )
         return y, state, cache
 
@@ -183,7 +197,7 @@ def _affine_backward(params, name, x, dy):
     return dparams, dy @ params[f"w{name}"].T
 
 
-def _check(params, x, n_heads):
+def _check(params, x, n_heads, mask=None):
     """The query and the memory as arrays; ValueError naming everything that does not fit."""
     weights = ("wq", "wk", "wv", "wo")
     parameters("attention", params, weights, optional=("bq", "bk", "bv", "bo"))
@@ -205,6 +219,7 @@ def _check(params, x, n_heads):
     biases_fit = all(shapes.get(f"b{name}", shapes[f"w{name}"][1:]) == shapes[f"w{name}"][1:] for name in "qkvo")
     if not (heads_fit and biases_fit and shapes["wv"] == shapes["wk"] and shapes["wo"] == (n_q, n)):
         wrong.append(f"params of shapes {shapes} do not fit {n_heads} heads")
+    wrong += wrong_mask(mask, query.shape[0], memory.shape[1]) if memory.ndim == 3 else []
     if len({a.dtype for a in (query, memory, *params.values())}) > 1:
         dtypes = sorted({str(array.dtype) for array in params.values()})
         wrong.append(f"x is {query.dtype}, the memory {memory.dtype}, params {dtypes}: cast them to one dtype")

@@ -184,8 +184,13 @@ def _windows(who, shape, window, stride, padding):
             f"channels, (2,) for a sequence or (2, 2) for an image, say"
         )
     windows = windows_over(who, shape[1:-1], window, window if stride is None else stride, padding)
-    if any(_counts_along(w).min() == 0 for w in windows):
-        raise ValueError(f"{who}: with padding {padding} a window of {window} sees nothing but padding; use less of it")
+    for axis, w in enumerate(windows, start=1):
+        blind = np.flatnonzero(_counts_along(w) == 0)
+        if len(blind):
+            raise ValueError(
+                f"{who}: with padding {padding} a window of {window} sees nothing but padding, at place {blind[0]} of "
+                f"{w.n_out} on axis {axis} of x {tuple(shape)}; use less padding"
+            )
     return windows
 
 
@@ -196,5 +201,6 @@ def _counts(windows, dtype):
 
 
 def _counts_along(w):
-    start = w.stride * np.arange(w.n_out) - w.front
-    return np.minimum(start + w.size, w.n_in) - np.maximum(start, 0)
+    """(n_out,) how many taps stand on the input, 0 where the window lies outside altogether."""
+    place = w.stride * np.arange(w.n_out)[:, None] + w.dilation * np.arange(w.size) - w.front
+    return ((place >= 0) & (place < w.n_in)).sum(1)

@@ -46,7 +46,8 @@ def recurrent_forward(
 
     Cached: x, the pre-activations and the state of every step. With chunk: x and the state before every chunk of so
     many steps; the backward runs each chunk again before it goes back through it, which is one more forward pass for
-    the memory of chunk + T / chunk steps instead of T (least near √(T / 8): 8 for T = 512).
+    the memory of chunk + T / chunk steps instead of T (least near √(T / 8): 8 for T = 512). A chunk longer than the
+    sequence is the whole sequence.
     Raises ValueError for shapes or dtypes that do not fit, and for chunk or truncate below 1.
     Numerics: those of the cell; state and gradients are at least float32 from step to step.
     Source: Werbos 1990, Backpropagation through time; Williams, Peng 1990 for its truncation.
@@ -64,10 +65,10 @@ def recurrent_forward(
     times = jnp.arange(x.shape[1])
     cut = None if truncate is None else (times % truncate == 0) & (times > 0)
     wide = widened(x.dtype, state)
-    if chunk is None:
+    if chunk is None or not len(times):  # no loop can be traced over a chunk of nothing
         h, last, cache = run_whole(cell, params, x, wide, real, cut)
     else:
-        h, last, cache = run_chunks(cell, params, x, wide, real, cut, chunk)
+        h, last, cache = run_chunks(cell, params, x, wide, real, cut, min(chunk, len(times)))
     return h.astype(x.dtype), _as_given(tuple(s.astype(x.dtype) for s in last)), cache
 
 
@@ -157,7 +158,8 @@ def _layer(name, n_units, last, chunk, truncate, initializer):
         return (in_shape[0], n_units) if last else (*in_shape[:2], n_units), {"w": w, "u": u, "b": b}, ()
 
     def forward(params, state, x, ctx, /):
-        h, final, cache = recurrent_forward(cell, params, x, mask=ctx.token_mask, chunk=chunk, truncate=truncate)
+        mask = ctx.token_mask(name, x)
+        h, final, cache = recurrent_forward(cell, params, x, mask=mask, chunk=chunk, truncate=truncate)
         return _as_tuple(final)[0] if last else h, state, cache
 
     def backward(params, cache, dy, /):
