@@ -3,7 +3,7 @@
     verifier.py     verify_grad, verify_vjp, verify_custom_vjp, verify_pair, verify_layer: the steps of a verification
     judge/          is it right? the user's functions in one form, autodiff and differences, the vote on every entry
     explain/        why is it wrong? the backward broken on purpose, the forward changed, algebra on the leaves
-    report/         how it is told: data <- text <- figure <- html
+    report/         how it is presented: data <- text <- figure <- html
     certificate/    every rule in the library, with example inputs, and the certificate that it is proven
 
 The only place in the library where jax.grad and jax.vjp appear.

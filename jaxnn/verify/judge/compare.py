@@ -2,7 +2,7 @@
 
     error of an entry = |manual - truth| / scale,   scale = max |truth| in its leaf + 1e-6 · max |truth| in the tree
 
-Each leaf is measured by its own size: a bias of 1e-3 does not hide beside weights of 1e3. The second term allows noise
+Each leaf is measured by its own size: a bias of 1e-3 does not hide among weights of 1e3. The second term allows noise
 in a leaf whose true gradient is 0 (a bias in front of batch norm). No absolute constant anywhere: a loss scaled by
 1e-8 is judged like the loss itself.
 """

@@ -22,7 +22,7 @@ class Variant(NamedTuple):
 def moved(evaluator: Evaluator, claimed: tuple[bool, ...]) -> Iterator[Variant]:
     """The parameters moved at random by a share of each leaf's size; leaves that claim no gradient stay.
 
-    Leaves within (0, 1) stay there if the forward clips: they are probabilities, and outside the function is another.
+    Leaves within (0, 1) stay there if the forward clips: they are probabilities, and the function changes outside.
     """
     moves = MOVES if evaluator.differentiable else MOVES[:1]  # where differences are the only witness, a small one
     for seed, share in enumerate(moves):

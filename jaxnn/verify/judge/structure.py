@@ -1,4 +1,4 @@
-"""Does the gradient have its parameters' tree, leaves and dtypes? Asked before any number is compared."""
+"""Does the gradient have its parameters' tree, leaves and dtypes? Checked before any number is compared."""
 
 import difflib
 from typing import Any, NamedTuple
@@ -85,7 +85,7 @@ def dtype_findings(subject: Subject, leaves: tuple, traceable: bool) -> list[Fin
 
 
 def _unwrapped(subject: Subject, gradient: Any, found: list[Finding]) -> Any:
-    """The gradient without a value beside it or a tuple around it, which are findings."""
+    """The gradient without a value next to it or a tuple around it, both of which are findings."""
     expected = jax.tree.structure(subject.expected)
     if jax.tree.structure(gradient) == expected or not isinstance(gradient, tuple | list):
         if not subject.scalar and not isinstance(gradient, tuple | list):
@@ -133,7 +133,7 @@ def _fits(expected: Any, gradient: Any) -> bool:
 
 
 def _containers_differ(expected: Any, gradient: Any) -> bool:
-    """Whether the same leaves sit in other containers; None stands for a whole subtree."""
+    """Whether the same leaves are in other containers; None stands for a whole subtree."""
     if gradient is None:
         return False
     try:
@@ -180,7 +180,7 @@ def _last(path: str) -> str:
 
 def _container(subject: Subject, expected, got) -> Finding:
     text = f"the gradient has the tree {got}, the parameters have {expected}"
-    text = text if len(text) < 300 else "the gradient is built of different containers than the parameters"
+    text = text if len(text) < 300 else "the gradient is built from different containers than the parameters"
     text += (
         ": the same leaves in other containers (a list for a tuple), so jax.tree.map over them fails. "
         f"Return the containers of the parameters ({', '.join(sorted(_containers(subject.expected)))})"

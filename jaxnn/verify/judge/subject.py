@@ -47,7 +47,7 @@ class Subject(NamedTuple):
     slots: tuple[Slot, ...]  # the leaves of `expected`
     scalar: bool  # the forward is a loss: its cotangent is 1
     constants: tuple[tuple[str, float], ...] = ()  # Python numbers among the arguments, by path
-    primal: Callable[[tuple, tuple], tuple] | None = None  # y as the forward of a pair returns it beside its residuals
+    primal: Callable[[tuple, tuple], tuple] | None = None  # y as a pair's forward returns it with its residuals
 
 
 def from_loss(loss: Callable, manual_grad: Callable, args: tuple, argnums: int | tuple[int, ...]) -> Subject:

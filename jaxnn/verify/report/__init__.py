@@ -1,1 +1,1 @@
-"""How it is told: data <- text <- figure <- html, one way."""
+"""How it is presented: data <- text <- figure <- html, one way."""

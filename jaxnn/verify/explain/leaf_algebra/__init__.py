@@ -155,7 +155,7 @@ def _unknown(leaves: list[int], evidence: Evidence, enters: str) -> Finding:
     """What can be said about leaves that no hypothesis explains."""
     told = [f"{_names([i], evidence)}: {_numbers(View(evidence, i))}" for i in leaves[:3]]
     if len(leaves) > 3:
-        told.append(f"{len(leaves) - 3} more leaves are wrong in no simple way")
+        told.append(f"{len(leaves) - 3} more leaves are wrong, in no simple way")
     if enters:
         told.append(enters[0].upper() + enters[1:])
     return Finding("unknown", ". ".join(told) + ".", tuple(evidence.input_paths[i] for i in leaves), UNKNOWN)

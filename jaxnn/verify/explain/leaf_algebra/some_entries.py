@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     words: str  # "where args[1] is 0"
     entries: Callable[[View], np.ndarray | None]  # True where it expects wrong entries
     array: str = ""  # the argument that it is based on
-    why: str = ""  # the cause, if the rule itself tells it
+    why: str = ""  # the cause, if the rule itself reveals it
     tries: float = 0  # how many choices of entries there must be for the rule not to be a coincidence
 
 

@@ -133,7 +133,7 @@ class Graph:
         return list(found.values())
 
     def role(self, v: int, node: Node) -> str:
-        """Value v as seen from a node: the same for those that stand in this relation in the loop's other turns."""
+        """Value v as seen from a node: the same for those in this relation in the loop's other turns."""
         producer = self.producer.get(v)
         if producer is None:
             return f"{v}"

@@ -194,14 +194,14 @@ class Names:
         return self.value(v) if v in graph.assigned else ""
 
     def branch(self) -> str:
-        """The skip connection that the node's branch runs beside, if there is one."""
+        """The skip connection that the node's branch runs parallel to, if there is one."""
         graph, node = self.graph, self.node
         for user in graph.nodes:
             if user.name == "add" and graph.values[user.outs[0]].ndim and graph.reaches(node.outs[0], user.outs[0]):
                 for k, v in enumerate(user.ins):
                     on_skip = graph.reaches(node.outs[0], v) or not graph.reaches(v, node.ins[self.k])
                     if not on_skip and graph.reaches(node.outs[0], user.ins[1 - k]) and len(graph.uses.get(v, ())) > 1:
-                        return f" (it is on the branch beside the skip connection in {self.line(user)})"
+                        return f" (it is on the branch parallel to the skip connection in {self.line(user)})"
         return ""
 
     def use(self) -> str:
