@@ -5,11 +5,10 @@ import jax.numpy as jnp
 
 
 def after(known, leaf: jax.Array) -> jax.Array:
-    """leaf, but not before `known`, a tree of arrays, is there.
+    """leaf, scheduled after `known`, a tree of arrays, is computed.
 
     XLA for CPU drops `optimization_barrier`, so leaf is made to depend on the first entry of known by adding
-    min(|entry|, 0) = 0. The result is the same bit for bit, for a leaf of -0 too unless its sign matters; NaN if the
-    entry is NaN.
+    min(|entry|, 0) = 0. The result is the same bit for bit, except for the sign of a -0; NaN if the entry is NaN.
     """
     first = jax.tree.leaves(known)[0]
     if first.size == 0:

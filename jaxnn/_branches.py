@@ -13,7 +13,7 @@ from jaxnn.layer import Layer
 
 @contextlib.contextmanager
 def naming(combinator: str, i: int):
-    """Add to an error which layer of the combinator it comes from."""
+    """Add to an error which of the combinator's layers raised it."""
     try:
         yield
     except ValueError as error:
@@ -40,13 +40,13 @@ def require_stacked(who, params, n):
 
 
 class Dealt(NamedTuple):
-    """The cache of layers each of which had an x of its own."""
+    """The cache of layers that each had their own x."""
 
     caches: tuple
 
 
 class Shared(NamedTuple):
-    """The cache of layers that all had the same x."""
+    """The cache of layers that all shared one x."""
 
     caches: tuple
 
@@ -58,7 +58,7 @@ def side_by_side(who, layers):
     def deal(name, x, dealt):
         if dealt and len(x) != len(layers):
             raise ValueError(
-                f"{who}: {len(layers)} layers, but {name} is a tuple of {len(x)}; pass one entry a layer, or the same "
+                f"{who}: {len(layers)} layers, but {name} is a tuple of {len(x)}; pass one entry per layer, or one "
                 f"{name} for all"
             )
         return x if dealt else (x,) * len(layers)
@@ -104,7 +104,7 @@ def side_by_side(who, layers):
 
 
 def side_by_side_joined(who, layers, joined_shape, join, split):
-    """parallel, then y, cache = join(ys); in the backward dys = split(cache, dy), then parallel's."""
+    """parallel, then y, cache = join(ys); the backward is dys = split(cache, dy), then parallel's."""
     branches = side_by_side(who, layers)
 
     def init(key, in_shape, /):

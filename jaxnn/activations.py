@@ -1,7 +1,7 @@
 """Activation functions and their derivatives, each pair stable over the whole float range.
 
 Every function is elementwise: x has any shape, f(x) and f'(x) have x's shape and dtype. bfloat16 and float16 are
-evaluated in float32 and rounded once. An integer x is a ValueError. NaN in gives NaN out, in the derivative too.
+evaluated in float32 and rounded once. An integer x raises ValueError. NaN in gives NaN out, in the derivative too.
 
 The gradient through an activation y = f(x) is dx = dy ⊙ f'(x).
 
@@ -53,7 +53,7 @@ def _finite(x):
 
 
 def _times_exp(c, x):
-    """c e^x for x <= 0, as (c h) h with h = e^(x/2): a normal float for |c| > 1 though e^x = h² may underflow."""
+    """c e^x for x <= 0, as (c h) h with h = e^(x/2): a normal float for |c| > 1 even where e^x = h² underflows."""
     h = jnp.exp(x / 2)
     return c * h * h
 
@@ -105,7 +105,7 @@ def sigmoid_derivative(x: jax.Array) -> jax.Array:
     """σ'(x) = σ(x) σ(-x).
 
     Numerics: the textbook's σ(1 - σ) is 0.9 % off at x = 12 and exactly 0 from 16.6 on (float32), because 1 - σ
-    cancels. σ(x) σ(-x) = e / (1+e)², e = exp(-|x|), is right to 4 roundings until e itself underflows (|x| > 87).
+    cancels. σ(x) σ(-x) = e / (1+e)², e = exp(-|x|), is accurate to 4 roundings until e itself underflows (|x| > 87).
 
     >>> sigmoid_derivative(jnp.array([0.0, 20.0]))
     Array([2.500...e-01, 2.06115...e-09], dtype=float32)
@@ -157,8 +157,8 @@ def silu(x: jax.Array) -> jax.Array:
     f(x)  = x σ(x)
     f'(x) = σ(x) (1 + x σ(-x))
 
-    Numerics: with h = exp(-|x|/2), f(x) is x/(1+h²) for x >= 0 and (x h) h/(1+h²) below: right where σ(x) = h²/(1+h²)
-    has underflown already. At ±inf the limits 0 and inf, not 0 * inf = NaN.
+    Numerics: with h = exp(-|x|/2), f(x) is x/(1+h²) for x >= 0 and (x h) h/(1+h²) below: right even where
+    σ(x) = h²/(1+h²) has underflowed. At ±inf it gives the limits 0 and inf, not 0 * inf = NaN.
     Source: Elfwing, Uchibe, Doya 2017 (arXiv:1702.03118); Ramachandran et al. 2017 (arXiv:1710.05941).
     """
     h = jnp.exp(_minus_abs(x) / 2)
@@ -169,8 +169,8 @@ def silu(x: jax.Array) -> jax.Array:
 def silu_derivative(x: jax.Array) -> jax.Array:
     """σ(x) (1 + x σ(-x)).
 
-    Numerics: σ + x σ(1 - σ), the product rule written out, loses x σ(1 - σ) from x = 17 on; σ(-x) does not. At the
-    zero, x = -1.28, the error is one rounding of the terms that cancel.
+    Numerics: σ + x σ(1 - σ), the product rule written out, loses x σ(1 - σ) from x = 17 on; with σ(-x) it is kept. At
+    the zero, x = -1.28, the error is one rounding of the terms that cancel.
     """
     h = jnp.exp(_minus_abs(x) / 2)
     slope = 1 + _finite(x) * (jnp.where(x >= 0, h * h, 1) / (1 + h * h))
@@ -184,8 +184,8 @@ def mish(x: jax.Array) -> jax.Array:
     f(x)  = x tanh(softplus(x)) = x e^x a,               a = (e^x + 2) / (n + 2), n = e^x (e^x + 2)
     f'(x) = e^x (a + x 4 (1 + e^x) / (n + 2)²)
 
-    Numerics: a cancels nowhere; with h = e^(x/2), (x h) h is right where e^x underflows. From x = 20 on f(x) = x and
-    f'(x) = 1, in float64 too.
+    Numerics: nothing cancels in a; with h = e^(x/2), (x h) h is right where e^x underflows. From x = 20 on, f(x) = x
+    and f'(x) = 1, in float64 too.
     Source: Misra 2019 (arXiv:1908.08681).
     """
     below, h, a, _ = _mish_parts(x)
@@ -221,7 +221,7 @@ def tanh(x: jax.Array) -> jax.Array:
     f(x)  = (e^x - e^-x) / (e^x + e^-x)
     f'(x) = 1 - tanh²(x) = sech²(x)
 
-    Numerics: `jnp.tanh`; by exponentials it is NaN from |x| = 89 on and loses its digits near 0.
+    Numerics: `jnp.tanh`; the formula in exponentials is NaN from |x| = 89 on and loses its digits near 0.
     """
     return jnp.tanh(x)
 
@@ -340,7 +340,7 @@ def elu(x: jax.Array, alpha: float = 1.0) -> jax.Array:
     f(x)  = x for x > 0, α (e^x - 1) for x <= 0
     f'(x) = 1 for x > 0, α e^x for x <= 0
 
-    Numerics: expm1; the exponential sees min(x, 0) only, or its overflow would reach jax.grad as 0 * inf = NaN.
+    Numerics: expm1; the exponential only sees min(x, 0), or its overflow would reach jax.grad as 0 * inf = NaN.
     Source: Clevert, Unterthiner, Hochreiter 2015 (arXiv:1511.07289).
     """
     return jnp.where(x <= 0, alpha * jnp.expm1(jnp.where(x <= 0, x, 0)), x)
@@ -425,7 +425,7 @@ def hard_silu(x: jax.Array) -> jax.Array:
 
     Source: Howard et al. 2019, MobileNetV3 (arXiv:1905.02244).
     """
-    inner = jnp.clip(x, -3, 3)  # the square must not overflow in the branch that is not taken
+    inner = jnp.clip(x, -3, 3)  # the square must not overflow in the branch not taken
     return jnp.where(x <= -3, 0, jnp.where(x >= 3, x, inner * (inner + 3) / 6))
 
 
@@ -445,10 +445,10 @@ def gelu_erf(x: jax.Array) -> jax.Array:
     f(x)  = x Φ(x),              Φ(x) = erfc(-x/√2) / 2, the normal distribution function
     f'(x) = Φ(x) + x φ(x),       φ(x) = e^(-x²/2) / √(2π), its density
 
-    Numerics: in float32 Φ(-|x|) is e^(-x²/2) R(|x|) with a polynomial for R, and what x²/2 loses by rounding is put
-    back: f is right to 4e-7 of itself, and so is f' but near its zero at -0.75, until e^(-x²/2) underflows (x < -13).
-    It takes half the time of an erfc, which is 2e-5 off at -12 already, since √2 is rounded. In float64 it is erfc,
-    with a relative error of x² roundings.
+    Numerics: in float32 Φ(-|x|) is e^(-x²/2) R(|x|) with a polynomial for R, and what x²/2 loses to rounding is added
+    back: f has a relative error below 4e-7, and so has f' except near its zero at -0.75, until e^(-x²/2) underflows
+    (x < -13). It takes half the time of erfc, which is already 2e-5 off at -12, since √2 is rounded. In float64 it is
+    erfc, with a relative error of x² roundings.
     Source: Hendrycks, Gimpel 2016 (arXiv:1606.08415); Shepherd, Laframboise 1981 for the form of R.
     """
     if x.dtype == jnp.float64:
@@ -465,8 +465,8 @@ def gelu_erf_derivative(x: jax.Array) -> jax.Array:
         inner = jnp.clip(x, -40, 40)  # φ is 0 outside; x² must not overflow against it
         return _normal_cdf(x) + inner * jnp.exp(-0.5 * jnp.square(inner)) / math.sqrt(2 * math.pi)
     a = jnp.minimum(-_minus_abs(x), 20)
-    # The same numbers as above, but not the same expressions: XLA would calculate those once, and keep an array more
-    # from the forward to the backward.
+    # The same numbers as above, deliberately in other expressions: XLA would compute equal ones only once, and keep one
+    # more array from the forward to the backward.
     e, r = _normal_tail(a, (0.5 * a) * a, 0.5 / (0.5 * a + 1))
     below = e * (r - a / math.sqrt(2 * math.pi))
     return jnp.where(x >= 0, 1 - below, below)
@@ -503,7 +503,7 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
 
     Numerics: σ(2u) keeps the left tail that 1 + tanh u rounds to 0; beyond |x| = 30 it is constant in float64 too,
     so u is evaluated at x clipped to ±30, and x³ cannot overflow. Rounding u leaves a relative error of |2u| roundings
-    in that tail, in f' too (float32: 1e-5 at x = -10). At its zero, x = -0.75, the error of f' is one rounding of the
+    in that tail, in f' too (float32: 1e-5 at x = -10). At the zero of f', x = -0.75, its error is one rounding of the
     terms that cancel.
     Source: Hendrycks, Gimpel 2016 (arXiv:1606.08415).
     """
@@ -538,17 +538,17 @@ def softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
 
 
 def softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Array]:
-    """Probabilities from logits along an axis, and what the backward pass needs: themselves.
+    """Probabilities from logits along an axis, and the cache: the same probabilities.
 
     p_i = e^(x_i) / Σ_j e^(x_j)
     dx_i = p_i (dp_i - Σ_j p_j dp_j)
 
     x and p: any shape, the sum runs along `axis`. Cached: p.
     Numerics: x - max(x) before exp, so nothing overflows. An entry of -inf (a mask) has probability 0 and gradient 0; a
-    row of nothing but -inf gives zeros, not NaN. An entry of +inf gives NaN, since the limit is not unique. A p_i of
-    e^-g has g roundings, those of x - max(x).
-    dx_i is the same if all dp are shifted by one number: by that of the p_i above 1/2, if there is one, where 1 - p_i
-    would cancel.
+    row of all -inf gives zeros, not NaN. An entry of +inf gives NaN, since the limit is not unique. A p_i of e^-g has g
+    roundings, those of x - max(x).
+    Shifting all dp by one number leaves dx unchanged: they are shifted by the dp of the p_i above 1/2, if there is one,
+    where 1 - p_i would cancel.
     """
     x = float_array("softmax", "x", x)
     exps, _ = _shifted_exp(x.astype(at_least_float32(x.dtype)), axis)
@@ -571,20 +571,20 @@ def log_softmax(x: ArrayLike, axis: int = -1) -> jax.Array:
 
 
 def log_softmax_forward(x: ArrayLike, axis: int = -1) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities from logits along an axis, and what the backward pass needs: themselves.
+    """Log-probabilities from logits along an axis, and the cache: the same log-probabilities.
 
     y_i = x_i - log Σ_j e^(x_j)
     dx_i = dy_i - e^(y_i) Σ_j dy_j = (1 - e^(y_i)) dy_i - e^(y_i) Σ_(j≠i) dy_j
 
     x and y: any shape, the sum runs along `axis`. Cached: y.
     Numerics: log(softmax(x)) would be -inf wherever the probability underflows. (x - max) - log1p(r) is not, with r the
-    sum of exp(x - max) over all but one largest, which keeps the y of a p next to 1 that log Σ exp(x - max) rounds to
-    0; so does 1 - e^y by expm1. The e^y of a small p has |y| roundings. An entry of -inf stays -inf.
+    sum of exp(x - max) over all but one largest entry; it also keeps the y of a p close to 1, which log Σ exp(x - max)
+    rounds to 0, and so does expm1 for 1 - e^y. For a small p, e^y is off by |y| roundings. An entry of -inf stays -inf.
     """
     x = float_array("log_softmax", "x", x)
     exps, shifted = _shifted_exp(x.astype(at_least_float32(x.dtype)), axis)
     at_max = shifted == 0
-    more = jnp.maximum(at_max.sum(axis, keepdims=True), 1) - 1  # how many are as large as the one that is left out
+    more = jnp.maximum(at_max.sum(axis, keepdims=True), 1) - 1  # how many tie with the one left out
     r = jnp.where(at_max, exps - 1, exps).sum(axis, keepdims=True) + more.astype(exps.dtype)
     y = (shifted - jnp.log1p(r)).astype(x.dtype)
     return y, y
@@ -598,7 +598,7 @@ def log_softmax_backward(cache: jax.Array, dy: jax.Array, axis: int = -1) -> jax
 
 
 def _shifted_exp(x, axis):
-    """exp(x - max) and x - max; a maximum of -inf is taken as 0, so that -inf - -inf never happens."""
+    """exp(x - max) and x - max; a maximum of -inf is taken as 0, so that -inf - -inf never occurs."""
     largest = x.max(axis, keepdims=True, initial=-jnp.inf)
     shifted = x - jax.lax.stop_gradient(jnp.where(largest == -jnp.inf, 0, largest))
     return jnp.exp(shifted), shifted

@@ -1,7 +1,7 @@
-"""Layers made of layers. Their backward is the chain rule, written once for all that is built from them.
+"""Layers made of layers. Their backward is the chain rule, written once for everything built from them.
 
 Each combinator's params (and state, and cache) are those of its layers: a tuple for several, the inner layer's own for
-one. Randomness: layer i of several gets the key ctx.fold(i), so that appending a layer changes nothing before it.
+one. Randomness: layer i of several gets the key ctx.fold(i), so appending a layer changes nothing before it.
 """
 
 import functools
@@ -20,9 +20,9 @@ def serial(*layers: Layer) -> Layer:
     """One layer after the other.
 
     y  = f_L(… f_2(f_1(x)))
-    dy → dparams_L, then d(f_L's input) → dparams_(L-1), …, and at last dx:  the chain rule from the last to the first
+    dy → dparams_L, then d(f_L's input) → dparams_(L-1), …, and finally dx:  the chain rule from the last to the first
 
-    params, state and cache are tuples, one entry a layer. No layers at all are the identity.
+    params, state and cache are tuples, one entry per layer. serial() without layers is the identity.
     """
     if not layers:
         return _identity()
@@ -73,13 +73,13 @@ def _identity() -> Layer:
 
 
 def residual(inner: Layer) -> Layer:
-    """The input added to what the inner layer makes of it.
+    """The input plus the inner layer's output.
 
     y  = x + f(x)
     dx = dy + (f's dx for dy)
 
-    The inner layer must keep the shape; anything else is a ValueError. A transformer's pre-norm block is
-    residual(serial(norm, block)): the norm stands inside, the path of the residuals stays free of it.
+    The inner layer must keep the shape; anything else raises ValueError. A transformer's pre-norm block is
+    residual(serial(norm, block)): the norm is inside, and the residual path stays free of it.
     Source: He et al. 2015 (arXiv:1512.03385); Xiong et al. 2020 for pre-norm (arXiv:2002.04745).
     """
 
@@ -109,11 +109,11 @@ def parallel(*layers: Layer) -> Layer:
     """Layers side by side, a tuple of their outputs.
 
     y  = (f_1(x_1), …, f_n(x_n))
-    dx = (f_1's dx for dy_1, …, f_n's dx for dy_n),  or their sum where all layers have the same x
+    dx = (f_1's dx for dy_1, …, f_n's dx for dy_n),  or their sum where all layers share one x
 
-    x is a tuple with an entry for each layer, or else the same x for all: x_i = x. dx and in_shape are like x; y, dy
-    and out_shape are tuples; params and state are tuples, one entry a layer. `concat`, `add` and `multiply` take x in
-    the same way and join the outputs to one. A tuple of another length, or no layers at all, are a ValueError.
+    x is a tuple with one entry per layer, or else one x for all: x_i = x. dx and in_shape are like x; y, dy and
+    out_shape are tuples; params and state are tuples, one entry per layer. `concat`, `add` and `multiply` take x in
+    the same way and join the outputs into one. Raises ValueError for a tuple of another length and without layers.
     """
     return side_by_side("parallel", layers)
 
@@ -124,8 +124,8 @@ def concat(*layers: Layer) -> Layer:
     y  = [f_1(x_1), …, f_n(x_n)]
     dx as in `parallel`,  dy_i the slice of dy that belongs to f_i
 
-    x: a tuple with an entry for each layer, or the same for all, see `parallel`. Cached besides the layers' caches: the
-    outputs' shapes. Outputs that differ in any other axis, or no layers at all, are a ValueError.
+    x: a tuple with one entry per layer, or one x for all, see `parallel`. Cached, with the layers' caches: the outputs'
+    shapes. Raises ValueError for outputs that differ in any other axis and without layers.
     """
 
     def joined_shape(shapes):
@@ -150,8 +150,8 @@ def add(*layers: Layer) -> Layer:
     y  = Σ_i f_i(x_i)
     dx as in `parallel`,  dy_i = dy
 
-    x: a tuple with an entry for each layer, or the same for all, see `parallel`. Outputs of different shapes, or no
-    layers at all, are a ValueError.
+    x: a tuple with one entry per layer, or one x for all, see `parallel`. Raises ValueError for outputs of different
+    shapes and without layers.
     """
     return side_by_side_joined(
         "add",
@@ -163,13 +163,13 @@ def add(*layers: Layer) -> Layer:
 
 
 def multiply(*layers: Layer) -> Layer:
-    """The product of layers side by side, entry by entry: with a sigmoid at the end of one, it is a gate for the other.
+    """The elementwise product of layers side by side: a layer that ends in a sigmoid gates the others.
 
     y  = f_1(x_1) ⊙ … ⊙ f_n(x_n)
     dx as in `parallel`,  dy_i = dy ⊙ Π_(j ≠ i) f_j(x_j)
 
-    x: a tuple with an entry for each layer, or the same for all, see `parallel`. Cached besides the layers' caches:
-    their outputs. Outputs of different shapes, or no layers at all, are a ValueError.
+    x: a tuple with one entry per layer, or one x for all, see `parallel`. Cached, with the layers' caches: their
+    outputs. Raises ValueError for outputs of different shapes and without layers.
     Numerics: dy_i is not dy ⊙ y / f_i(x_i), which is 0/0 where an output is 0.
     """
 
@@ -192,17 +192,16 @@ def _one_shape(who, shapes):
     return shapes[0]
 
 
-# ---------------------------------------------------------------- one layer, otherwise
+# ---------------------------------------------------------------- one layer, repeated or recomputed
 
 
 def repeat(inner: Layer, n: int) -> Layer:
-    """The same layer n times, each time with parameters of its own: one compiled body, run n times.
+    """The same layer n times, with its own parameters each time: one compiled body, run n times.
 
-    x_0 = x,  x_(i+1) = f(params_i, x_i),  y = x_n;  backward the chain rule, from i = n - 1 down to 0
+    x_0 = x,  x_(i+1) = f(params_i, x_i),  y = x_n;  backward: the chain rule, from i = n - 1 down to 0
 
-    params, state and the layers' caches are the inner layer's with a new first axis of size n; cached besides: x's
-    shape and dtype. The inner layer must keep shape and
-    dtype. Time of tracing and compiling does not depend on n.
+    params, state and the layers' caches are the inner layer's with a new first axis of size n; also cached: x's shape
+    and dtype. The inner layer must keep shape and dtype. The time to trace and compile does not depend on n.
     Raises ValueError unless n >= 1, and if the inner layer changes the shape.
     """
     whole("repeat", "n", n, least=1)
@@ -244,13 +243,13 @@ def repeat(inner: Layer, n: int) -> Layer:
 
 
 def remat(inner: Layer) -> Layer:
-    """The same layer with less memory: keep its input, and calculate the cache again when backward needs it.
+    """The same layer with less memory: only its input is kept, and backward recomputes the cache.
 
-    y = f(x);  dx = (f's dx for dy, from a cache that forward makes anew from x)
+    y = f(x);  dx = (f's dx for dy, from the cache of a second forward pass over x)
 
     Cached: state, x and ctx. Costs one more forward pass.
-    Numerics: the recomputation must not start before dy is there, or nothing is saved, so x is made to depend on dy by
-    adding min(|dy_0|, 0) = 0 to it. The result is the same bit for bit, for an x of -0 too unless its sign matters.
+    Numerics: the recomputation must wait for dy, or no memory is saved, so x is made to depend on dy by adding
+    min(|dy_0|, 0) = 0 to it. The result is the same bit for bit, except for the sign of a -0 in x.
     """
 
     def forward(params, state, x, ctx, /):

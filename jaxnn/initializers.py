@@ -3,9 +3,9 @@
 An initializer is a function (key, shape, dtype=None) -> array of that shape; dtype None is JAX's default, float32
 (float64 in float64 mode). The same key draws the same numbers. bfloat16 and float16 are drawn in float32 and rounded.
 
-The formulas give the STANDARD DEVIATION of the draw, where a text that writes N(0, √(2/n_in)) reads as a variance:
-taken as one it is far too large, and twenty relu layers of 256 raise the activations to 3e10. A uniform draw
-from (-a, a) has the standard deviation a/√3. n_in and n_out are the `fans` of the shape.
+The formulas give the STANDARD DEVIATION of the draw. Texts that write N(0, √(2/n_in)) read as though it were the
+variance: taken that way it is far too large, and twenty relu layers of width 256 blow the activations up to 3e10.
+A uniform draw from (-a, a) has standard deviation a/√3. n_in and n_out are the `fans` of the shape.
 
 ValueError for a dtype that is not floating-point.
 """
@@ -27,13 +27,13 @@ class Initializer(Protocol):
 
 
 def fans(shape: Sequence[int]) -> tuple[int, int]:
-    """(n_in, n_out): how many inputs an output sums, and how many outputs an input reaches.
+    """(n_in, n_out): how many inputs each output sums over, and how many outputs each input reaches.
 
     (n,)                        -> (n, 1)                               one neuron
     (n_in, n_out)               -> (n_in, n_out)                        dense
     (*window, c_in, c_out)      -> (Π window · c_in, Π window · c_out)  convolution
 
-    Raises ValueError for rank 0 and for a dimension that is 0.
+    Raises ValueError for rank 0 and for a dimension of 0.
 
     >>> fans((784, 128)), fans((3, 3, 16, 32))
     ((784, 128), (144, 288))
@@ -49,7 +49,7 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     return window * shape[-2], window * shape[-1]
 
 
-# ---------------------------------------------------------------- whatever the fans
+# ---------------------------------------------------------------- independent of the fans
 
 
 def zeros(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Array:
@@ -100,8 +100,8 @@ def truncated_normal(key: jax.Array, shape: Sequence[int], dtype=None, stddev: f
 
     std = stddev,  |w| <= 2 stddev / 0.8796…
 
-    Cutting takes the standard deviation down to √(1 - 4 φ(2) / (2 Φ(2) - 1)) = 0.8796… of what it was, with φ and Φ the
-    normal density and distribution function.
+    Cutting multiplies the standard deviation by √(1 - 4 φ(2) / (2 Φ(2) - 1)) = 0.8796…, where φ and Φ are the normal
+    density and distribution function.
 
     Raises ValueError unless stddev > 0.
     """
@@ -116,7 +116,7 @@ def truncated_normal(key: jax.Array, shape: Sequence[int], dtype=None, stddev: f
 
 
 def xavier_normal(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Array:
-    """For tanh and its like: keeps the variance of a linear layer forward and backward, as far as one can do both.
+    """For tanh and similar: preserves a linear layer's variance forward and backward, as far as both are possible.
 
     std = √(2 / (n_in + n_out))
 
@@ -136,7 +136,7 @@ def xavier_uniform(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Arra
 
 
 def he_normal(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Array:
-    """For relu, which halves the mean square of what it passes: keeps the variance forward.
+    """For relu, which halves the mean square of its input: preserves the variance in the forward pass.
 
     std = √(2 / n_in)
 
@@ -154,7 +154,7 @@ def he_uniform(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Array:
 
 
 def lecun_normal(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Array:
-    """For linear layers and selu: keeps the variance forward.
+    """For linear layers and selu: preserves the variance in the forward pass.
 
     std = √(1 / n_in)
 
@@ -172,15 +172,15 @@ def lecun_uniform(key: jax.Array, shape: Sequence[int], dtype=None) -> jax.Array
 
 
 def orthogonal(key: jax.Array, shape: Sequence[int], dtype=None, gain: float = 1.0) -> jax.Array:
-    """An orthogonal matrix times gain, uniform over all of them (Haar): keeps lengths, not only on average.
+    """An orthogonal matrix times gain, uniform over all of them (Haar): preserves lengths, not just on average.
 
     W = gain Q with A = Q R, A normal, diag R > 0
     WᵀW = gain² I if there are at least as many rows as columns, W Wᵀ = gain² I otherwise
 
     A kernel (*window, c_in, c_out) is the matrix (Π window · c_in, c_out). √2 is He's gain for relu.
 
-    Raises ValueError for rank 0, a dimension that is 0, and unless gain > 0.
-    Numerics: without the sign of R's diagonal, Q would depend on how the QR algorithm chose it.
+    Raises ValueError for rank 0, for a dimension that is 0, and unless gain > 0.
+    Numerics: without fixing the sign of R's diagonal, Q would depend on how the QR algorithm chose it.
     Source: Saxe, McClelland, Ganguli 2013 (arXiv:1312.6120); Mezzadri 2006 for the sign (arXiv:math-ph/0609050).
     """
     positive("orthogonal", "gain", gain)

@@ -4,13 +4,13 @@
 constructor, is a number or a schedule (`jaxnn.schedules`). Every number may be traced, so that one program serves many
 of them, under jit and vmap; its value is not checked then.
 
-In the formulas p is a parameter, g its gradient, α the rate, t the number of the update, from 1 on. They hold for each
-entry; a state starts at 0. A leaf of bfloat16 or float16 is calculated with in float32, its moments stay float32, and
-the result is rounded to the leaf's dtype: there an update smaller than half a unit of p's last place is lost.
+In the formulas p is a parameter, g its gradient, α the rate and t the number of the update, counted from 1. They apply
+entry by entry; every state starts at 0. A bfloat16 or float16 leaf is updated in float32, its moments stay float32, and
+the result is rounded to the leaf's dtype, which loses an update smaller than half a unit in p's last place.
 
-Numerics: from |g| = 2e19 on, g² overflows in float32 and an infinite v would freeze the entry for good. Whatever
-squares g first clips it to ±√(largest float)/2, so that the sum of two squares is finite too; an infinite gradient then
-is a large one. A gradient of NaN gives NaN.
+Numerics: from |g| = 2e19 on, g² overflows in float32, and an infinite v would freeze the entry for good. Before
+squaring, g is clipped to ±√(largest float)/2, so that the sum of two squares is finite too; an infinite gradient then
+acts as a large one. A NaN gradient gives NaN.
 
 >>> params = {"w": jnp.array([1.0, 2.0])}
 >>> optimizer = sgd(0.5)
@@ -56,7 +56,7 @@ class Optimizer(NamedTuple):
     rate: Callable[[Any], jax.Array]  # state -> () the rate that the next update will use
 
 
-# In the states, "as params" is: the params' tree and shapes, float32 for bfloat16 and float16, else the leaf's dtype.
+# In states, "as params" means: the params' tree and shapes, float32 for bfloat16 and float16, else the leaf's dtype.
 
 
 class StepState(NamedTuple):
@@ -123,7 +123,7 @@ def momentum(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
     p ← p - α v
 
     At equal rates its steps are exactly (1 - β) times those of `heavy_ball`: a tenth at β = 0.9. What other libraries
-    call momentum is `heavy_ball`; torch's `dampening` spares the first gradient the factor (1 - β), this does not.
+    call momentum is `heavy_ball`; torch's `dampening` does not scale the first gradient by (1 - β), this does.
 
     Raises ValueError unless 0 <= beta < 1, here and below.
     """
@@ -138,7 +138,7 @@ def momentum(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
 
 
 def heavy_ball(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
-    """Momentum as a sum of the gradients: momentum in torch and optax.
+    """Momentum as a sum of the gradients: what torch and optax call momentum.
 
     v ← β v + g
     p ← p - α v
@@ -161,8 +161,8 @@ def nesterov(rate: Number | Schedule, beta: Number = 0.9) -> Optimizer:
     v ← β v + g
     p ← p - α (g + β v)
 
-    g + β v is the velocity `heavy_ball` would have one update later if g came again. For a constant g the steps of both
-    tend to 1/(1 - β) times those of `momentum`.
+    g + β v is the velocity `heavy_ball` would have one update later if g came again. For a constant g both take steps
+    that tend to 1/(1 - β) times those of `momentum`.
     Source: Nesterov 1983; Sutskever et al. 2013, in the variables of Bengio et al. 2012 (arXiv:1212.0901).
     """
     fraction("nesterov", "beta", beta)
@@ -185,7 +185,7 @@ def adagrad(rate: Number | Schedule, epsilon: Number = 1e-10) -> Optimizer:
     p ← p - α g / (√v + ε)
 
     Raises ValueError unless epsilon > 0, here and below.
-    Numerics: v stops at the largest float.
+    Numerics: v saturates at the largest float.
     Source: Duchi, Hazan, Singer 2011, Adaptive subgradient methods.
     """
     positive("adagrad", "epsilon", epsilon)
@@ -199,7 +199,7 @@ def adagrad(rate: Number | Schedule, epsilon: Number = 1e-10) -> Optimizer:
 
 
 def rmsprop(rate: Number | Schedule, beta: Number = 0.9, epsilon: Number = 1e-8) -> Optimizer:
-    """The gradient over its root mean square, as a moving average.
+    """The gradient divided by its root mean square, from a moving average.
 
     v ← β v + (1 - β) g²
     p ← p - α g / (√v + ε)
@@ -221,7 +221,7 @@ def rmsprop(rate: Number | Schedule, beta: Number = 0.9, epsilon: Number = 1e-8)
 
 
 def adam(rate: Number | Schedule, beta1: Number = 0.9, beta2: Number = 0.999, epsilon: Number = 1e-8) -> Optimizer:
-    """Adaptive moments: `momentum` over `rmsprop`, both freed of their bias towards the initial 0.
+    """Adaptive moments: `momentum` over `rmsprop`, both corrected for their bias towards the initial 0.
 
     m ← β1 m + (1 - β1) g,        m̂ = m / c1,   c1 = 1 - β1^t
     v ← β2 v + (1 - β2) g²,       v̂ = v / c2,   c2 = 1 - β2^t
@@ -237,7 +237,7 @@ def adam(rate: Number | Schedule, beta1: Number = 0.9, beta2: Number = 0.999, ep
 def is_weight(p: jax.Array) -> bool:
     """Whether weight decay applies to p by default: rank 2 or more, so no bias, scale or shift.
 
-    Where layers are stacked along a leading axis their biases have rank 2: give `decays` a function of your own there.
+    Where layers are stacked along a leading axis, their biases have rank 2: pass a `decays` of your own there.
     """
     return p.ndim >= 2
 
@@ -256,8 +256,8 @@ def adamw(
     p ← p - α (m̂ / (√v̂ + ε) + λ p)        λ = weight_decay, 0 where decays(p) is false
 
     The default decays only leaves of rank 2 or more: weights, not biases. The decay is multiplied by the rate, as in
-    torch and optax, so it follows the schedule. It does not pass through m and v: `l2_regularization` under adam does,
-    and shrinks least what has large gradients.
+    torch and optax, so it follows the schedule. It bypasses m and v; `l2_regularization` under adam goes through them,
+    and so shrinks the weights with large gradients least.
 
     Raises ValueError for a negative weight_decay, here and below.
     Source: Loshchilov, Hutter 2017 (arXiv:1711.05101).
@@ -291,8 +291,8 @@ def amsgrad(rate: Number | Schedule, beta1: Number = 0.9, beta2: Number = 0.999,
     v_max ← max(v_max, v)
     p ← p - α m / (√v_max + ε)
 
-    As in the paper there is no bias correction; ε is added to its formula. torch's `amsgrad=True` divides m by c1 and
-    v_max by c2 as in `adam`.
+    As in the paper, there is no bias correction; unlike there, ε is added. torch's `amsgrad=True` divides m by c1 and
+    v_max by c2, as in `adam`.
     Source: Reddi, Kale, Kumar 2018, algorithm 2 (arXiv:1904.09237).
     """
     _check_adam("amsgrad", beta1, beta2, epsilon)
@@ -393,7 +393,7 @@ def global_norm(tree: Tree) -> jax.Array:
 
     ‖tree‖ = √(Σ x²)
 
-    A scalar, in the widest of the leaves' dtypes and at least float32. Raises ValueError for a leaf that is not
+    A scalar in the widest of the leaves' dtypes, at least float32. Raises ValueError for a leaf that is not
     floating-point.
     Numerics: s √(Σ (x/s)²) with s the largest |x|, so no square overflows or underflows. NaN gives NaN, inf gives inf.
 
@@ -414,12 +414,12 @@ def global_norm(tree: Tree) -> jax.Array:
 
 
 def clip_by_global_norm(optimizer: Optimizer, max_norm: Number) -> Optimizer:
-    """The optimizer, given gradients scaled down together where their norm exceeds max_norm.
+    """The optimizer, with all gradients scaled down together when their norm exceeds max_norm.
 
     g ← g min(1, max_norm / ‖grads‖)        with `global_norm`
 
     Raises ValueError unless max_norm > 0.
-    Numerics: gradients of norm <= max_norm pass bit for bit, 0 too. One NaN makes all of them NaN.
+    Numerics: gradients of norm <= max_norm, 0 included, pass bit for bit. One NaN makes all of them NaN.
     Source: Pascanu, Mikolov, Bengio 2012 (arXiv:1211.5063).
 
     >>> optimizer = clip_by_global_norm(sgd(1.0), max_norm=1.0)
@@ -435,7 +435,7 @@ def clip_by_global_norm(optimizer: Optimizer, max_norm: Number) -> Optimizer:
 
 
 def clip_by_value(optimizer: Optimizer, limit: Number) -> Optimizer:
-    """The optimizer, given gradients clipped entry by entry.
+    """The optimizer, with its gradients clipped entry by entry.
 
     g ← min(max(g, -limit), limit)
 
@@ -461,13 +461,13 @@ def _clipped(optimizer, clip):
     return optimizer._replace(update=update)
 
 
-# ---------------------------------------------------------------- what all have in common
+# ---------------------------------------------------------------- shared by all
 
 
 def _optimizer(rate, state_type: Any, equations, scalars=lambda a, t: (a,)) -> Optimizer:
-    """The Optimizer of a paper's equations for one leaf, (p, g, *moments, *scalars) -> (p, *moments).
+    """An Optimizer from a paper's equations for one leaf, (p, g, *moments, *scalars) -> (p, *moments).
 
-    The moments are state_type's fields after `step`. scalars(α, t), a tuple, is calculated once for all leaves.
+    The moments are state_type's fields after `step`. scalars(α, t), a tuple, is computed once for all leaves.
     """
     schedule = rate if callable(rate) else constant(rate)
 
@@ -477,7 +477,7 @@ def _optimizer(rate, state_type: Any, equations, scalars=lambda a, t: (a,)) -> O
     def init(params):
         _check_params(params)
 
-        def zeros():  # each moment its own: a buffer can be donated only once
+        def zeros():  # new arrays for each moment: a buffer can be donated only once
             return jax.tree.map(lambda p: jnp.zeros_like(_calculable(p)), params)
 
         return state_type(jnp.zeros((), jnp.int32), *(zeros() for _ in state_type._fields[1:]))
@@ -496,7 +496,7 @@ def _optimizer(rate, state_type: Any, equations, scalars=lambda a, t: (a,)) -> O
 
 
 def _leaf_by_leaf(equations, scalars, params, grads, *moments):
-    """equations over the leaves of several trees, each in the leaf's calculating dtype; a list of trees comes back."""
+    """equations over the leaves of several trees, each in its leaf's compute dtype; returns a list of trees."""
     leaves, tree = jax.tree.flatten(params)
     others = [tree.flatten_up_to(other) for other in (grads, *moments)]
     columns = [[] for _ in (params, *moments)]
@@ -509,7 +509,7 @@ def _leaf_by_leaf(equations, scalars, params, grads, *moments):
 
 
 def _calculable(x):
-    """x as an array of the dtype to calculate in."""
+    """x as an array of the dtype to compute in."""
     x = jnp.asarray(x)
     return x.astype(at_least_float32(x.dtype))
 
@@ -528,7 +528,7 @@ def _check_params(params):
 
 
 def _check_like(params, name, tree):
-    """ValueError naming every leaf in which tree does not fit params: structure, shape, floating-point."""
+    """ValueError naming every leaf where tree does not fit params: structure, shape, floating-point."""
     expected = {keystr(path): leaf for path, leaf in tree_flatten_with_path(params)[0]}
     given = {keystr(path): leaf for path, leaf in tree_flatten_with_path(tree)[0]}
     wrong = [f"{name}{path} is missing" for path in expected if path not in given]
@@ -550,7 +550,7 @@ def _check_like(params, name, tree):
 
 # ---------------------------------------------------------------- by name
 
-# Each as `rate -> Optimizer`, the rest at its default.
+# Each as `rate -> Optimizer`, the rest at their defaults.
 OPTIMIZERS: dict[str, Callable[[Number | Schedule], Optimizer]] = {
     "sgd": sgd,
     "momentum": momentum,

@@ -1,10 +1,10 @@
 """Regularizers: penalties on the weights, and their derivatives.
 
 params is any tree of floating-point arrays. Only its weights are penalised, the leaves W of rank 2 or more; biases,
-scales and shifts are not. So where layers are stacked along a leading axis their biases, of rank 2, count as weights,
-and the weights of a single neuron, of rank 1, do not. λ >= 0 is a number or a scalar array.
+scales and shifts are not. So where layers are stacked along a leading axis, their biases, of rank 2, count as weights;
+the weights of a single neuron, of rank 1, do not. λ >= 0 is a number or a scalar array.
 
-A value is a scalar in the widest of the leaves' dtypes and at least float32, and 0 for a tree without weights. A
+A value is a scalar in the widest of the leaves' dtypes, at least float32, and 0 for a tree without weights. A
 derivative has the params' tree, shapes and dtypes, zeros where nothing is penalised; add it to the loss's gradient.
 bfloat16 and float16 are evaluated in float32 and rounded once.
 
@@ -24,7 +24,7 @@ Tree = Any  # any pytree of arrays
 
 
 class Regularizer(NamedTuple):
-    """A penalty and its derivative, both of the params and then of one or more strengths."""
+    """A penalty and its derivative; both take the params, then one or more strengths."""
 
     value: Callable[..., jax.Array]  # (params, *strengths) -> ()
     derivative: Callable[..., Tree]  # (params, *strengths) -> as params

@@ -38,8 +38,8 @@ def piecewise(rate: Number, boundaries: Sequence[int], factors: Sequence[Number]
 
     rate_t = rate · Π factors_i over all i with boundaries_i <= t
 
-    Raises ValueError unless there are as many factors as boundaries, boundaries ascend from 1 or later and no factor
-    is negative.
+    Raises ValueError unless there is one factor per boundary, the boundaries ascend from 1 or later and no factor is
+    negative.
 
     >>> schedule = piecewise(1.0, [30, 60], [0.5, 0.1])
     >>> [round(float(schedule(t)), 6) for t in (0, 29, 30, 59, 60)]
@@ -69,7 +69,7 @@ def piecewise(rate: Number, boundaries: Sequence[int], factors: Sequence[Number]
 
 
 def exponential(rate: Number, decay: Number, every: int) -> Schedule:
-    """Exponential decay: the rate is multiplied by `decay` over each `every` steps, a little at each step.
+    """Exponential decay: the rate falls by the factor `decay` per `every` steps, a little at each step.
 
     rate_t = rate · decay^(t / every)
 
@@ -112,7 +112,7 @@ def warmup_cosine(rate: Number, steps: int, warmup: int, final: Number = 0.0) ->
     rate_t = final + (rate - final) (1 + cos(π (t - warmup) / (steps - warmup))) / 2          for warmup <= t <= steps
     rate_t = final                                                                            for t > steps
 
-    The line would be 0 at step -1, so that the first update is not wasted on a rate of 0.
+    The line would be 0 at step -1, so the first update is not wasted on a rate of 0.
 
     Raises ValueError unless rate and final >= 0, steps >= 1 and 0 <= warmup < steps.
     Numerics: see `cosine`.
@@ -141,8 +141,8 @@ def one_cycle(rate: Number, steps: int, rise: float = 0.3) -> Schedule:
     rate_t = rate/10000                                                           for t > steps
     (from a at t0 to b at t1) = b + (a - b) (1 + cos(π (t - t0) / (t1 - t0))) / 2
 
-    torch's OneCycleLR has the same shape with final rate rate/250000, both phases one step earlier; it also cycles the
-    momentum, this does not.
+    torch's OneCycleLR has the same shape, but ends at rate/250000 with both phases one step earlier; it also cycles the
+    momentum, which this does not.
 
     Raises ValueError unless rate >= 0, steps >= 1 and 0 <= rise < 1.
     Numerics: see `cosine`.
@@ -184,7 +184,7 @@ def inverse_square_root(rate: Number, warmup: int) -> Schedule:
 
 
 def _half_cosine(start, end, step, first, last):
-    """From start at step first to end at step last; outside them it holds those values."""
+    """From start at step first to end at step last; constant before and after."""
     left = jnp.clip(last - jnp.asarray(step, jnp.int32), 0, last - first)  # an integer: exact near the end
     s = jnp.square(jnp.sin(left.astype(float) * (math.pi / 2 / (last - first))))
     return start * s + end * (1 - s)
@@ -195,7 +195,7 @@ def _whole(who, name, value, least):
         raise ValueError(f"{who}: {name} = {value!r}, expected a whole number, {least} or greater")
 
 
-# Each as `(rate, steps) -> schedule`, with what is customary for the rest.
+# Each as `(rate, steps) -> schedule`, the rest at customary values.
 SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
     "constant": lambda rate, steps: constant(rate),
     # A tenth at one half and at three quarters: He et al. 2015 (arXiv:1512.03385).

@@ -91,7 +91,7 @@ def test_what_does_not_fit_side_by_side(combinator):
     with pytest.raises(ValueError, match=f"{name}: no layers given, expected at least one"):
         combinator()
     model = combinator(times(1), layers.flatten())
-    with pytest.raises(ValueError, match=f"{name}: 2 layers, but x is a tuple of 3; pass one entry a layer"):
+    with pytest.raises(ValueError, match=f"{name}: 2 layers, but x is a tuple of 3; pass one entry per layer"):
         model.forward(({}, {}), ((), ()), (U, V, D), Ctx())
     with pytest.raises(ValueError, match=f"{name}: 2 layers, but in_shape is a tuple of 3"):
         init(model, ((1, 2),) * 3)

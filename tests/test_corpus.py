@@ -3,7 +3,7 @@
 import pytest
 from corpus import RIGHT, WRONG, check, first_findings, names_the_cause
 
-# Caught, but with a text that does not name the cause: what is left to do. `scripts/benchmark.py --verify` counts over
+# Caught, but with a text that does not name the cause: still to do. `scripts/benchmark.py --verify` counts over
 # the whole corpus.
 KNOWN_UNNAMED = {
     "activations: leaky relu layer: mask of the input's mean",
@@ -18,8 +18,8 @@ SAY_NOTHING = [
     Max absolute difference among violations: 1.2345678
      ACTUAL: array(0.812345, dtype=float32)
      DESIRED: array(-1.734567, dtype=float32)""",
-    """all leaves, params (4, 3): 12 of 12 entries are wrong, at [3] manual -0.472656, truth -1.61172; manual/truth is
-    0.0802277 in the median (middle half -0.474658 to 1.36795), their cosine -0.202. Leaves nearer the loss are right:
+    """all leaves, params (4, 3): 12 of 12 entries are wrong, at [3] manual -0.472656, truth -1.61172; the median of
+    manual/truth is 0.0802277 (middle half -0.474658 to 1.36795), their cosine -0.202. Leaves nearer the loss are right:
     the mistake is this leaf's own. cause unknown""",
 ]
 

@@ -215,7 +215,7 @@ def test_precision_and_overflow_are_findings_of_their_own():
     assert "float32" in big.findings[0].text
 
 
-def test_a_pair_owes_its_value_and_linearity():
+def test_a_pair_must_return_the_value_and_be_linear():
     def f(x):
         return jnp.sin(x)
 

@@ -280,7 +280,7 @@ VALUES = {
     "zero": leaves(REGRESSION, "zero", "every entry is 0", b=scaled(0)),
     "clipped": leaves(REGRESSION, "clipped", "beyond ±0.2 .*clipping", w=lambda g: np.clip(g, -0.2, 0.2)),
     "sign only": leaves(REGRESSION, "function_of_truth", r"sign\(truth\)", w=lambda g: np.sign(g)),
-    "absolute": leaves(REGRESSION, "function_of_truth", "absolute value too many", w=lambda g: np.abs(g)),
+    "absolute": leaves(REGRESSION, "function_of_truth", "extra absolute value", w=lambda g: np.abs(g)),
 }
 FACTORS = {
     "batch": all_leaves(
@@ -391,7 +391,7 @@ ACTIVATIONS = {
 }  # fmt: skip
 WHERE = {
     "relu": Case(RELU, "where", "value is less than 0.0.*derivative is 0 there", lambda p, a, dy: (dy[0],)),
-    "mask": Case(MASK, "where", "mask is False.*mask makes is not applied", lambda p, a, dy: (dy[0] * p[0],)),
+    "mask": Case(MASK, "where", "mask is False.*mask from mask is not applied", lambda p, a, dy: (dy[0] * p[0],)),
     "causal": Case(
         CAUSAL, "where", "above the diagonal.*mask", lambda p, a, dy: (dy[0] * np.exp(p[0]),), CONSISTENT
     ),
@@ -591,7 +591,7 @@ def test_where_a_nan_comes_from():
     found = first(problem, lambda p, a, dy: (np.where(p[0] == 0, np.nan, problem.truth(p, a, dy)[0]),))
     assert found.kind == "not_finite"
     assert "2 of 4 entries are NaN: [0], [2]; the truth is finite there" in found.text
-    assert "Its own value is 0 at just these entries: 0/0, log(0)" in found.text
+    assert "Its own value is 0 at exactly these entries: 0/0, log(0)" in found.text
 
 
 def test_the_largest_entry_is_not_explained_by_being_the_largest():

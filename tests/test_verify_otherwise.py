@@ -1,4 +1,4 @@
-"""The right gradient of another function: each change of the forward is found and said, and noise is not."""
+"""The right gradient of another function: each change of the forward is found and named, and noise is not."""
 
 import re
 
@@ -43,7 +43,7 @@ def normalized(w, x, y):
 
 
 def normalized_by_hand(unbiased=False, outside=False):
-    """The backward pass of `normalized`, which computes the standard deviation again."""
+    """The backward pass of `normalized`, which recomputes the standard deviation."""
 
     def manual(w, x, y):
         z = x @ w
@@ -62,7 +62,7 @@ def of(f):
 
 
 def gelu_by_hand(w, x, y):
-    """The derivative of gelu with Phi(z) computed again as (1 + erf(z)) / 2, without the square root of 2."""
+    """The derivative of gelu with Phi(z) recomputed as (1 + erf(z)) / 2, without the square root of 2."""
     z = x @ w
     cdf = 0.5 * (1 + np.asarray(jax.scipy.special.erf(z)))
     return x.T @ (y * (cdf + z * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)))
@@ -120,7 +120,7 @@ def test_infinity_agrees_with_nothing():
 
 
 def test_a_mask_that_the_forward_computes():
-    """Its cases may be constants; and an array of keys among the arguments is no array of numbers."""
+    """Its cases may be constants; and an array of keys among the arguments is not an array of numbers."""
 
     def sloped(w, x, ids, keys):
         z = (x @ w)[ids]
@@ -133,7 +133,7 @@ def test_a_mask_that_the_forward_computes():
 
     given = {"x": X, "ids": LABELS, "keys": jax.random.split(jax.random.key(3, impl="unsafe_rbg"))}
     case = evidence(sloped, lambda *args: (inverted(*args),), {"w": W}, given)
-    assert ["turned round" in finding.text for finding in other_function(case, 20.0)] == [True]
+    assert ["inverted" in finding.text for finding in other_function(case, 20.0)] == [True]
     noise = evidence(sloped, lambda *args: (inverted(*args) + 1e-3 * normal(9, 3, 4),), {"w": W}, given)
     assert other_function(noise, 20.0) == broken_backward(noise, 20.0) == []
 

@@ -1,4 +1,4 @@
-"""What a command line calls module:name or path/to/file.py:name, and what to change if there is no such thing."""
+"""What a command line names as module:name or path/to/file.py:name, and what to change if it does not exist."""
 
 import difflib
 import functools
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-IMPORTED = "LOSS, GRAD and INPUTS must stand in a module that can be imported on its own"
+IMPORTED = "LOSS, GRAD and INPUTS must be in a module that can be imported on its own"
 
 
 class CannotRun(Exception):
@@ -76,21 +76,21 @@ def _module(place: str) -> ModuleType:
         missing = True
     if missing:
         near = _near(top, (Path(p.stem) for p in Path.cwd().glob("*.py")))
-        raise CannotRun(f"there is no module {top!r} in {Path.cwd()} or among what is installed{near}. "
+        raise CannotRun(f"there is no module {top!r} in {Path.cwd()} or among the installed packages{near}. "
                         "Go to the folder of your file, or name the file: path/to/file.py:loss")  # fmt: skip
     return _users(lambda: importlib.import_module(place), f"importing {place}", IMPORTED)
 
 
 @functools.cache
 def _from_file(path: Path) -> ModuleType:
-    """The file as a module, once, so that LOSS and GRAD see the same one; its neighbours can be imported by it."""
+    """The file as a module, loaded once so that LOSS and GRAD share it; it can import its neighbours."""
     sys.path.insert(0, str(path.parent))
     name = f"_verified_{path.stem}"  # not its bare name: a random.py must not take the place of Python's
     loader = importlib.machinery.SourceFileLoader(name, str(path))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there
+    sys.modules[name] = module  # where dataclasses look it up
     _users(lambda: loader.exec_module(module), f"importing {path.name}", IMPORTED)
     return module
 
@@ -101,7 +101,7 @@ def _near(name: str, paths: Iterable[Path]) -> str:
 
 
 def _users(call: Callable[[], Any], doing: str, expected: str) -> Any:
-    """The result of code of the user's. If it raises: their traceback, without our frames, and what was being done."""
+    """The result of the user's code. If it raises: their traceback, without our frames, and what was being done."""
     try:
         return call()
     except (Exception, SystemExit) as error:

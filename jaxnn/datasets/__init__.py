@@ -1,6 +1,6 @@
 """Data to train on: packaged digits, the user's own files, synthetic sets in the plane, and text.
 
-Every source but text gives a `Dataset` of NumPy arrays, already checked: no NaN, no gaps, class ids that start at 0.
+Every source except text returns a `Dataset` of NumPy arrays, already checked: no NaN, no gaps, class ids from 0.
 """
 
 from jaxnn.datasets.dataset import Dataset as Dataset

@@ -1,4 +1,4 @@
-"""What every reader of a file needs first: the file."""
+"""The first step of every file reader: find the file."""
 
 import difflib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def existing_file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there and can be read; FileNotFoundError or ValueError otherwise."""
+    """The path of a file that exists and is readable; FileNotFoundError or ValueError otherwise."""
     path = Path(path)
     if path.is_dir():
         raise ValueError(f"{path}: is a folder, expected a file")
@@ -26,6 +26,6 @@ def _nearby(path: Path) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """The names in quotes, the first ten of them."""
+    """The first ten names, in quotes."""
     more = [f"… and {len(names) - 10} more"] if len(names) > 10 else []
     return ", ".join([repr(name) for name in names[:10]] + more) or "nothing"

@@ -1,4 +1,4 @@
-"""A set of examples, its division into two parts, and its standardisation.
+"""A set of examples, how it is split in two, and how it is standardised.
 
 Shape letters: N examples, ... the shape of one example.
 """
@@ -15,8 +15,8 @@ class Dataset(NamedTuple):
     """Examples and their labels, as NumPy arrays. The i-th example is x[i], y[i]."""
 
     x: np.ndarray  # (N, ...) float32, or uint8 images
-    y: np.ndarray  # (N,) int32 class ids; for a regression (N,) or (N, k) float32
-    classes: tuple[str, ...] = ()  # the name of each class, in the order of the ids; empty for a regression
+    y: np.ndarray  # (N,) int32 class ids; for regression (N,) or (N, k) float32
+    classes: tuple[str, ...] = ()  # the name of each class, in the order of the ids; empty for regression
     features: tuple[str, ...] = ()  # the name of each column of x; empty for images and columns without names
 
 
@@ -24,19 +24,19 @@ class Dataset(NamedTuple):
 
 
 def split(key: jax.Array, dataset: Dataset, fraction: float = 0.2) -> tuple[Dataset, Dataset]:
-    """The rest and the part, drawn at random: `part` gets the fraction of the examples that is held out.
+    """(rest, part), drawn at random: `part` is the fraction of the examples that is held out.
 
     part has m = round(fraction N) examples, rest the other N - m, both in the dataset's order. The same key gives the
     same split.
 
-    A classification is stratified: class c, with n_c examples, gives m_c of them to the part,
+    A classification is stratified: class c, with n_c examples, contributes m_c of them to part,
 
-        m_c = ⌊fraction n_c⌋, and 1 more for the classes with the largest remainders, so that Σ m_c = m.
+        m_c = ⌊fraction n_c⌋, plus 1 for the classes with the largest remainders, so that Σ m_c = m.
 
     A class of two or more examples keeps at least one on each side, 1 <= m_c <= n_c - 1, and a class of one stays in
-    the rest; with many such small classes m is the nearest number that this allows.
+    rest; with many such small classes, m is the nearest number this allows.
 
-    ValueError unless 0 < fraction < 1, and when one of the two sides would be empty.
+    ValueError unless 0 < fraction < 1, and when either side would be empty.
 
     >>> from jaxnn.datasets import digits
     >>> train, test = split(jax.random.key(0), digits(), 0.2)
@@ -90,23 +90,23 @@ def _take(dataset: Dataset, which: np.ndarray) -> Dataset:
 
 
 class Standardizer(NamedTuple):
-    """The mean and the standard deviation of each feature, of the training part alone."""
+    """The mean and standard deviation of each feature, from the training part alone."""
 
     mean: np.ndarray  # (...) float32
     std: np.ndarray  # (...) float32, 1 for a constant feature
 
 
 def fit_standardizer(x: np.ndarray) -> Standardizer:
-    """The mean and the standard deviation of each feature of x (N, ...), numbers of any kind.
+    """The mean and standard deviation of each feature of x (N, ...), of any numeric dtype.
 
     mean = 1/N Σ_i x_i,  std = sqrt(1/N Σ_i (x_i - mean)²)
 
-    Fit it to the training part and apply it to every part: fitted to all the data it would tell the network about the
-    examples it is tested on. A constant feature gets std 1: it becomes 0, not 0/0 = NaN.
+    Fit it to the training part and apply it to every part: fitted to all the data, it would leak the test examples
+    into training. A constant feature gets std 1, so it becomes 0 and not 0/0 = NaN.
 
     ValueError when x has no examples.
-    Numerics: calculated in float64, rounded to float32 once. Constant means that the largest value is the smallest:
-    the std of rounded numbers that are all 0.1 is not exactly 0.
+    Numerics: computed in float64, rounded to float32 once. Constant means that the largest value equals the smallest:
+    the computed std of numbers that are all 0.1 is not exactly 0.
 
     >>> fit_standardizer(np.array([[1.0, 7.0], [3.0, 7.0]]))
     Standardizer(mean=array([2., 7.], dtype=float32), std=array([1., 1.], dtype=float32))
@@ -121,10 +121,10 @@ def fit_standardizer(x: np.ndarray) -> Standardizer:
 
 
 def standardize(standardizer: Standardizer, x: np.ndarray) -> np.ndarray:
-    """(x - mean) / std for each feature, as float32; of mean 0 and variance 1 on the part it was fitted to.
+    """(x - mean) / std for each feature, as float32; mean 0 and variance 1 on the part it was fitted to.
 
-    x: (N, ...), numbers of any kind, with the features that the standardizer was fitted to, or ValueError. A pixel that
-    is constant in training has std 1, so an unseen grey level there keeps its size.
+    x: (N, ...), of any numeric dtype, with the features that the standardizer was fitted to, else ValueError. A pixel
+    that is constant in training has std 1, so an unseen grey level there keeps its scale.
 
     >>> train, test = np.array([[1.0], [3.0]]), np.array([[5.0]])
     >>> standardize(fit_standardizer(train), test)

@@ -23,16 +23,16 @@ TYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
 
 
 def idx_folder(folder: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
-    """The training set and the test set from a folder that holds the four files of MNIST or a relative.
+    """The training set and the test set from a folder with the four files of MNIST or a relative.
 
-    The files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each as
-    it is or compressed (.gz), or with a dot (train-images.idx3-ubyte).
+    The files: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte, each
+    plain or compressed (.gz), also spelled with a dot (train-images.idx3-ubyte).
 
     x: (N, height, width) uint8; y: (N,) int32. The classes are the labels of the training set, sorted: for labels
     0, 1, …, 9 the ids are the labels themselves.
 
-    FileNotFoundError when a file is missing. ValueError when one is damaged, holds something else, or doesn't fit the
-    others; the message starts with its name.
+    FileNotFoundError when a file is missing. ValueError when one is damaged, holds something else, or doesn't match
+    the others; the message starts with its name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -74,10 +74,10 @@ def idx_folder(folder: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an IDX file; a file whose name ends in .gz is decompressed.
 
-    The array has the machine's byte order and one of the types uint8, int8, int16, int32, float32, float64.
+    The array is in native byte order and has one of the dtypes uint8, int8, int16, int32, float32, float64.
 
-    FileNotFoundError when there is no such file. ValueError, which starts with the file's name, when it isn't an IDX
-    file, or shorter or longer than its header says.
+    FileNotFoundError when there is no such file. ValueError, starting with the file's name, when it isn't an IDX file
+    or is shorter or longer than its header says.
     """
     path = existing_file(path)
     data = path.read_bytes()
@@ -121,7 +121,7 @@ def _decompress(path: Path, data: bytes) -> bytes:
 
 
 def _find(folder: Path, stem: str, rank: int) -> Path | None:
-    """The first of the usual names that is in the folder."""
+    """The first of the usual names found in the folder."""
     names = [f"{stem}{joint}idx{rank}-ubyte{end}" for joint in "-." for end in ("", ".gz")]
     return next((folder / name for name in names if (folder / name).is_file()), None)
 

@@ -5,7 +5,7 @@ import numpy as np
 from jaxnn._checks import unknown_name
 
 TASKS = ("auto", "classification", "regression")
-MOST_CLASSES = 20  # of integer-valued labels that "auto" still takes for classes
+MOST_CLASSES = 20  # the most distinct integer-valued labels that "auto" treats as classes
 
 
 def check_task(task: str) -> None:
@@ -15,13 +15,13 @@ def check_task(task: str) -> None:
 
 
 def encode_labels(where: object, y: np.ndarray, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class ids (N,) int32 and the names of the classes; or, for a regression, y as float32 and no names.
+    """Class ids (N,) int32 and the names of the classes; or, for regression, y as float32 and no names.
 
-    y: (N,) numbers or text, or (N, k) numbers, which are always a regression. "auto" makes a classification of text,
-    and of integer-valued numbers with at most 20 distinct values. The ids follow the sorted labels: text as text,
-    numbers as numbers.
+    y: (N,) numbers or text, or (N, k) numbers, which are always a regression. "auto" treats text, and integer-valued
+    numbers with at most 20 distinct values, as classes. The ids follow the sorted labels: text as text, numbers as
+    numbers.
 
-    ValueError, which starts with `where`, for text in a regression, and for fewer than two classes.
+    ValueError, starting with `where`, for text in a regression, and for fewer than two classes.
 
     >>> encode_labels("pets.csv", np.array(["dog", "cat", "dog"]), "auto")
     (array([1, 0, 1], dtype=int32), ('cat', 'dog'))

@@ -1,10 +1,10 @@
 """Sets of points in the plane, drawn from a key: small enough to plot, and hard in one way each.
 
-All take (key, n, noise) and give x (n, 2) float32 and y (n,) int32. Example i is of class i mod the number of classes,
-so that the classes are balanced to within one. `noise` is the standard deviation of a normal error added to both
+All take (key, n, noise) and return x (n, 2) float32 and y (n,) int32. Example i has class i mod the number of classes,
+so the classes are balanced to within one. `noise` is the standard deviation of a normal error added to both
 coordinates; at 0 the points lie on the curve. The same key gives the same points.
 
-ValueError for fewer points than classes, for a negative noise, and for what isn't one key.
+ValueError for fewer points than classes, for negative noise, and for a key that isn't one key.
 """
 
 import math

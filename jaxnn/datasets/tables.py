@@ -24,16 +24,15 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def csv_file(path: str | os.PathLike[str], label: str | None = None, task: str = "auto") -> Dataset:
-    """The examples in a CSV file: a header of column names, then a row for each example.
+    """The examples in a CSV file: a header of column names, then one row per example.
 
-    label: the name of the column of labels; the last column by default. Every other column is a feature, and holds
-    finite numbers.
+    label: the name of the label column, by default the last. Every other column is a feature and holds finite numbers.
     task: "classification", "regression" or "auto": a classification for text and for integer-valued numbers with at
     most 20 distinct values, otherwise a regression. The classes are the sorted labels, text as text and numbers as
     numbers.
 
     x: (N, features) float32; y: (N,) int32 class ids, or float32 in a regression. Fields are separated by commas and
-    may be quoted, the text is UTF-8 (a byte order mark is ignored), blank lines are skipped, spaces around a field too.
+    may be quoted, the text is UTF-8 (a byte order mark is ignored), blank lines and spaces around a field are skipped.
 
     FileNotFoundError when there is no such file. ValueError when something in it is wrong; the message starts with
     the file, the row (its line in an editor; the header is row 1) and the column.
@@ -65,7 +64,7 @@ def csv_file(path: str | os.PathLike[str], label: str | None = None, task: str =
 
 
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    """The header, the rows below it, and for each of these the line on which it starts."""
+    """The header, the rows below it, and the line on which each row starts."""
     data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode("utf-8")
@@ -134,7 +133,7 @@ def _label_array(path: Path, lines: list[int], label: str, cells: list[str], tas
     numeric = np.isfinite(numbers)
     if numeric.all():
         return numbers
-    i = int(np.argmin(numeric))  # the first that is no number
+    i = int(np.argmin(numeric))  # the first that isn't a number
     where = f"{path}, row {lines[i]}, column {label!r}: {_no_number(cells[i])}"
     if task == "regression":
         raise ValueError(f"{where}; a regression needs a number in every row: correct the label or leave out the row")
@@ -147,14 +146,14 @@ def _label_array(path: Path, lines: list[int], label: str, cells: list[str], tas
 
 
 def _numbers(rows: Sequence[Sequence[str]]) -> np.ndarray:
-    """The cells as float64, not finite where a cell holds no number that float32 can hold."""
+    """The cells as float64; not finite where a cell is not a number that fits float32."""
     x = np.fromiter(map(_number, itertools.chain.from_iterable(rows)), np.float64).reshape(len(rows), -1)
     x[np.abs(x) > FLOAT32_MAX] = np.inf
     return x
 
 
 def _number(cell: str) -> float:
-    """The number in a cell, NaN if there is none. Python's 1_000 is a slip of the keyboard in a table."""
+    """The number in a cell, NaN if there is none. 1_000, a number to Python, is a typo in a table."""
     try:
         return math.nan if "_" in cell else float(cell)
     except ValueError:
@@ -162,7 +161,7 @@ def _number(cell: str) -> float:
 
 
 def _no_number(cell: str) -> str:
-    """What is wrong with a cell that holds no number."""
+    """What is wrong with a cell that isn't a number."""
     if not cell.strip():
         return "expected a number, the cell is empty"
     if math.isfinite(_number(cell)):
@@ -176,13 +175,13 @@ def _no_number(cell: str) -> str:
 def npz_file(path: str | os.PathLike[str], task: str = "auto") -> Dataset:
     """The examples in an NPZ file, as `np.savez(path, x=x, y=y)` writes it.
 
-    x: (N, features), or images (N, height, width) or (N, height, width, channels). uint8 stays uint8, every other kind
-    of number becomes float32.
+    x: (N, features), or images (N, height, width) or (N, height, width, channels). uint8 stays uint8, every other
+    numeric dtype becomes float32.
     y: (N,) or (N, 1) numbers or text, or (N, k) numbers, the k targets of a regression.
     task: as in `csv_file`. Columns have no names in an NPZ file: features is empty.
 
-    FileNotFoundError when there is no such file. ValueError, which starts with the file's name, for missing or
-    damaged arrays, arrays of Python objects, shapes that don't fit, and numbers that aren't finite, with the index of
+    FileNotFoundError when there is no such file. ValueError, starting with the file's name, for missing or damaged
+    arrays, arrays of Python objects, shapes that don't fit, and numbers that aren't finite, with the index of
     the first.
     """
     check_task(task)
@@ -224,7 +223,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(
             f"{path}: not an NPZ file, or a truncated one; write it with np.savez({path.name!r}, x=x, y=y)"
         )
-    try:  # with a file of our own, which np.load would leave open where it fails
+    try:  # with a file of our own: np.load would leave its own open on failure
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [name for name in ("x", "y") if name not in arrays.files]
             if not missing:
@@ -244,7 +243,7 @@ def _read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:
-    """The array as float32; a number that isn't finite then is a ValueError."""
+    """The array as float32; ValueError for a number that isn't finite then."""
     with np.errstate(over="ignore"):
         small = array.astype(np.float32)
     bad = np.argwhere(~np.isfinite(small))

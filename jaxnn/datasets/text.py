@@ -1,4 +1,4 @@
-"""Text to learn from: files as bytes, a part held out, the ids that a language model takes, and a model that counts."""
+"""Text to learn from: files as bytes, the held-out part, the ids that a language model takes, and a trigram model."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -18,11 +18,11 @@ class Text(NamedTuple):
 
 
 def text_files(path: str | os.PathLike[str]) -> Text:
-    """The text of a file; or of all files of a folder and the folders in it, sorted by path, one after the other.
+    """The text of a file, or of all files in a folder and its subfolders, sorted by path and concatenated.
 
-    Held out is the last tenth: of a folder whole files, as many from the end as come nearest to a tenth; of a single
-    file its end, from the beginning of a character on (in UTF-8). In a folder files that are no text (they contain a
-    byte 0) are left out, and those whose name, or that of a folder on the way, begins with a dot.
+    The last tenth is held out: for a folder, the whole files at the end that come nearest to a tenth; for a single
+    file, its end, cut at the start of a (UTF-8) character. In a folder, files that are not text (they contain a zero
+    byte) are skipped, and so is every file or subfolder whose name begins with a dot.
     FileNotFoundError when there is nothing at `path`; ValueError when there is no text in it.
     """
     path = Path(path)
@@ -35,7 +35,7 @@ def text_files(path: str | os.PathLike[str]) -> Text:
 
 
 def standard_library() -> Text:
-    """The sources of Python's standard library, its top-level modules: about 4.7 MB, the same for a Python version.
+    """The sources of Python's standard library, its top-level modules: about 4.7 MB, fixed for a Python version.
 
     Split as `text_files` splits a folder. ValueError where Python was installed without its sources.
     """
@@ -51,7 +51,7 @@ def _split(texts: Sequence[bytes], path: Path) -> Text:
     cut = total - total // 10
     if len(texts) == 1:
         [text] = texts
-        while cut > 1 and text[cut] & 0b1100_0000 == 0b1000_0000:  # within a character of UTF-8
+        while cut > 1 and text[cut] & 0b1100_0000 == 0b1000_0000:  # inside a UTF-8 character
             cut -= 1
         return Text(text[:cut], text[cut:])
     ends = np.cumsum([len(text) for text in texts])
@@ -66,12 +66,12 @@ class Vocabulary(NamedTuple):
     encode: Callable[[bytes], np.ndarray]  # a text into ids (n,)
 
     def decode(self, ids) -> str:
-        """The text of ids (n,); bytes that are no UTF-8 become �."""
+        """The text of ids (n,); bytes that are not UTF-8 become �."""
         return b"".join(self.symbols[i] for i in ids).decode(errors="replace")
 
 
 def byte_vocabulary() -> Vocabulary:
-    """The 256 bytes: every text can be written with it, and none is unknown.
+    """The 256 bytes: every text can be encoded, and nothing is unknown.
 
     >>> vocabulary = byte_vocabulary()
     >>> vocabulary.encode("aé".encode()), vocabulary.decode([97, 195, 169])
@@ -81,9 +81,9 @@ def byte_vocabulary() -> Vocabulary:
 
 
 def character_vocabulary(text: bytes) -> Vocabulary:
-    """The characters that occur in a text (UTF-8), sorted, and before them �, id 0, for all others.
+    """The characters that occur in a text (UTF-8), sorted, preceded by �, id 0, for all others.
 
-    ValueError, from encode too, for a text that is not UTF-8.
+    ValueError, also from encode, for text that is not UTF-8.
 
     >>> vocabulary = character_vocabulary(b"hello")
     >>> vocabulary.encode(b"help"), vocabulary.decode([0, 1])

@@ -12,15 +12,15 @@ from jaxnn.plots.style import COLOURS, panels, plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SATURATED = 0.05  # a gradient that passes through an |f'| below this is as good as lost after a few layers
+SATURATED = 0.05  # a gradient scaled by |f'| below this is as good as gone after a few layers
 
 
 def activations(names: Sequence[str] | None = None) -> "Figure":
     """f and f' of each activation over -8 <= x <= 8, one panel each; saturated zones, |f'(x)| < 0.05, are shaded.
 
-    A zone reaches to the edge of the panel: where f' only passes through 0, as at a minimum, nothing is saturated.
+    A zone extends to the edge of the panel: where f' merely crosses 0, as at a minimum, nothing is saturated.
 
-    names: keys of ACTIVATIONS, all of them by default. ValueError for an unknown name and for none at all.
+    names: keys of ACTIVATIONS, all of them by default. ValueError for an unknown name and for no names.
 
     >>> [ax.get_title() for ax in activations(["relu", "tanh"]).axes]
     ['relu', 'tanh']

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Which classes are mistaken for which."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,15 +11,15 @@ from jaxnn.plots.style import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_ANNOTATED = 30  # classes; beyond, the counts would be too small to read
+MOST_ANNOTATED = 30  # classes; with more, the counts would be too small to read
 
 
 def confusion(matrix: ArrayLike, classes: Sequence[str]) -> "Figure":
     """A confusion matrix: counts as text, shares of the true class as colour.
 
-    matrix: (classes, classes) counts, row = true class, column = predicted class, as `confusion_matrix` gives it.
-    Zeros are left blank, and all counts beyond 30 classes. ValueError for a matrix that is not square or does not fit
-    the classes.
+    matrix: (classes, classes) counts, row = true class, column = predicted class, as `confusion_matrix` returns it.
+    Zeros are left blank; with more than 30 classes, all counts are. ValueError for a matrix that is not square or does
+    not match the classes.
 
     >>> [text.get_text() for text in confusion([[5, 1], [0, 4]], ["cat", "dog"]).axes[0].texts]
     ['5', '1', '4']

@@ -19,19 +19,19 @@ SERIES: dict[str, dict[str, Any]] = {
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Losses, each validation metric, learning rate and gradient norm against the epoch or the step, a panel each.
+    """Losses, each validation metric, learning rate and gradient norm against the epoch or the step, one panel each.
 
-    records: one mapping an epoch, as `EpochRecord.to_dict()` gives it or a line of metrics.jsonl: "epoch" or "step",
-    "loss", "validation" (a mapping, empty without validation data), "rate", "gradient_norm". An axis is logarithmic
-    where its values are positive and span a factor of 10 or more. ValueError for no records, and where "validation"
-    changes its names from one to the next.
+    records: one mapping per epoch, from `EpochRecord.to_dict()` or a line of metrics.jsonl: "epoch" or "step", "loss",
+    "validation" (a mapping, empty without validation data), "rate", "gradient_norm". An axis is logarithmic where its
+    values are positive and span a factor of 10 or more. ValueError for no records, and where the names in
+    "validation" change from one to the next.
 
     >>> record = {"epoch": 1, "loss": 0.5, "validation": {"loss": 0.6}, "rate": 1e-3, "gradient_norm": 2.0}
     >>> [ax.get_ylabel() for ax in curves([record, record | {"epoch": 2}]).axes]
     ['loss', 'learning rate', 'gradient norm']
     """
     if not records:
-        raise ValueError("curves: no records, expected one an epoch, at least one")
+        raise ValueError("curves: no records, expected at least one, one per epoch")
     time = "epoch" if "epoch" in records[0] else "step"
     names = list(records[0]["validation"])
     for record in records:
@@ -67,7 +67,7 @@ def _draw(ax: "Axes", times: list[int], label: str, group: Mapping[str, list[flo
     if len(every) and every.min() > 0 and every.max() >= 10 * every.min():
         ax.set_yscale("log")
     elif label == "learning rate" and len(every) and every.min() >= 0:
-        ax.set_ylim(0, 1.15 * every.max() or 1)  # a constant rate is a line, not a magnified nothing
+        ax.set_ylim(0, 1.15 * every.max() or 1)  # a constant rate is a flat line, not magnified rounding
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.set_ylabel(label)
     if len(group) > 1:

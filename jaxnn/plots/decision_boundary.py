@@ -1,4 +1,4 @@
-"""What a classifier of points in the plane has learnt, at several times."""
+"""What a classifier of points in the plane has learnt, at several stages."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GRID = 120  # points a side at which the probabilities are asked for
+GRID = 120  # points per side at which the probabilities are evaluated
 
 
 class PlaneClassifier(NamedTuple):
-    """A set of points and classifiers of them, one a column: a row of the figure."""
+    """A row of the figure: a set of points and its classifiers, one per column."""
 
     name: str
     x: np.ndarray  # (n, 2)
@@ -24,11 +24,11 @@ class PlaneClassifier(NamedTuple):
 
 
 def decision_boundary(rows: Sequence[PlaneClassifier]) -> "Figure":
-    """A row for each set of points, a column for each of its predictors, usually a classifier after so many epochs.
+    """A row for each set of points, a column for each of its predictors, usually one classifier at several epochs.
 
-    The background mixes the classes' colours by their probabilities, the black line is the decision boundary, a point
-    has the colour and the marker of its class. The number is the share of the points on their right side.
-    ValueError for no rows and for shapes that do not fit.
+    The background mixes the classes' colours by their probabilities, the black line is the decision boundary, and each
+    point has the colour and marker of its class. The number is the share of the points on the right side of it.
+    ValueError for no rows and for shapes that do not match.
     """
     if not rows:
         raise ValueError("decision_boundary: no rows, expected at least one PlaneClassifier")

@@ -1,4 +1,4 @@
-"""How wrong each form of a formula is: curves of its relative error, and tables of what comes out."""
+"""How wrong each form of a formula is: curves of its relative error, and tables of its values."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +20,7 @@ class ErrorCurves(NamedTuple):
     """A panel of curves."""
 
     title: str
-    note: str  # what there is to see, in a line
+    note: str  # what there is to see, in one line
     x_label: str
     x: np.ndarray  # (n,)
     errors: Mapping[str, np.ndarray]  # name of the form -> its relative errors (n,), 0, inf and NaN included
@@ -28,21 +28,21 @@ class ErrorCurves(NamedTuple):
 
 
 class ValueTable(NamedTuple):
-    """A panel with a table, for a formula that goes wrong at single inputs rather than over a range."""
+    """A panel with a table, for a formula that fails at single inputs rather than over a range."""
 
     title: str
     note: str
     inputs: Sequence[str]
-    outputs: Mapping[str, Sequence[tuple[str, bool]]]  # name of the form -> for each input: what comes out, is it right
+    outputs: Mapping[str, Sequence[tuple[str, bool]]]  # name of the form -> for each input: its value, is it right
 
 
 def error_curves(parts: Sequence[ErrorCurves | ValueTable]) -> "Figure":
-    """Panels three in a row: relative errors of the forms of a formula, or a table of their values.
+    """Panels, three to a row: relative errors of the forms of a formula, or a table of their values.
 
-    Errors are on a logarithmic axis: 0 lies on its lower edge (1e-10), inf and NaN on its upper edge, and where no
-    digit is right (an error of 1 and more) the panel is tinted. A form has the same colour in all panels, and the one
-    that comes first lies on top. Wrong values in a table are tinted and marked ✗.
-    ValueError for no panels at all, and where curves or rows have the wrong length.
+    Errors are on a logarithmic axis: 0 is drawn at its lower edge (1e-10), inf and NaN at its upper edge, and where no
+    digit is right (an error of 1 or more) the panel is tinted. A form has the same colour in all panels, and the first
+    is drawn on top. Wrong values in a table are tinted and marked ✗.
+    ValueError for no panels, and where curves or rows have the wrong length.
     """
     if not parts:
         raise ValueError("error_curves: no panels, expected at least one ErrorCurves or ValueTable")

@@ -1,4 +1,4 @@
-"""How variances fare with depth, for each initializer."""
+"""How the variance changes with depth, for each initializer."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ from jaxnn.plots.style import COLOURS, label_line_ends, panels, plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEAST, MOST = 1e-10, 1e10  # the axis; a variance beyond is far gone
+LEAST, MOST = 1e-10, 1e10  # the axis; a variance beyond it has vanished or exploded
 
 
 def init_variance(variances: Mapping[str, Mapping[str, ArrayLike]]) -> "Figure":
-    """Variance against depth on a logarithmic axis: a panel a title, a line an initializer, its name at its end.
+    """Variance against depth on a logarithmic axis: a panel per title, a line per initializer, its name at its end.
 
-    variances: title -> initializer -> (L + 1,) variances after 0 … L layers, on the way forward or back. The axis ends
-    at 1e-10 and 1e10: a name with ↑ or ↓ belongs to a line that left it (inf and NaN count as ↑, 0 as ↓). Names that
-    differ only in the distribution (he_normal, he_uniform) share a colour; uniform is dashed.
-    ValueError without lines, and unless all are of the same length, 2 or more.
+    variances: title -> initializer -> (L + 1,) variances after 0 … L layers, forward or backward. The axis ends at
+    1e-10 and 1e10: a name with ↑ or ↓ marks a line that leaves it (inf and NaN count as ↑, 0 as ↓). Names that differ
+    only in the distribution (he_normal, he_uniform) share a colour; uniform is dashed.
+    ValueError without lines, and unless all have the same length, 2 or more.
 
     >>> init_variance({"relu": {"he_normal": np.array([1.0, 0.9]), "zeros": np.array([1.0, 0.0])}}).axes[0].get_title()
     'relu'

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 def mistakes(
     images: ArrayLike, y_true: ArrayLike, scores: ArrayLike, classes: Sequence[str], count: int = 25
 ) -> "Figure":
-    """The worst mistakes, the largest loss first: the image, its class, and what it was taken for with what certainty.
+    """The worst mistakes, largest loss first: the image, its class, what it was taken for, and with what certainty.
 
-    images (n, h, w), (n, h, w, 1) or (n, h, w, 3): dark is low, scaled to the lowest and highest of all images; y_true
+    images (n, h, w), (n, h, w, 1) or (n, h, w, 3): dark is low, scaled to the range of all images; y_true
     (n,) class ids; scores (n, classes) logits. The loss is -log softmax(scores) at the true class, and only images
-    whose highest score is another class are drawn, at most `count`. ValueError for shapes that do not fit, for class
-    ids out of range, and for count < 1.
+    whose highest score is another class are drawn, at most `count`. ValueError for shapes that do not match, for
+    class ids out of range, and for count < 1.
     """
     images, y_true, scores = np.asarray(images), np.asarray(y_true), np.asarray(scores, np.float64)
     n = len(y_true)

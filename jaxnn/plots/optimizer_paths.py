@@ -1,4 +1,4 @@
-"""The ways of optimizers down a surface."""
+"""The paths that optimizers take down a surface."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ def optimizer_paths(
     low: tuple[float, float],
     high: tuple[float, float],
 ) -> "Figure":
-    """Paths over the contours of a surface, a panel a group of optimizers: the same start ●, the minimum ★.
+    """Paths over the contours of a surface, a panel per group of optimizers: the common start ●, the minimum ★.
 
     surface: (x1, x2) -> values of their shape, elementwise. paths: title of the panel -> name -> (steps + 1, 2). low
-    and high: the corners of what is shown. A mark every tenth step shows the speed. The contours' distances grow
-    with the height: they are even in its logarithm.
+    and high: the corners of the region shown. A marker every tenth step shows the speed. The contours are evenly spaced
+    in the logarithm of the height.
     ValueError without paths, and for a path that is not (steps + 1, 2).
     """
     for name, path in ((name, path) for group in paths.values() for name, path in group.items()):

@@ -14,7 +14,7 @@ MOST_OUTPUTS = 8
 
 
 def predictions(y_true: ArrayLike, y_pred: ArrayLike) -> "Figure":
-    """Predicted against true values, with the diagonal on which they would be equal; and the residuals' histogram.
+    """Predicted against true values, with the diagonal where they would be equal; and a histogram of the residuals.
 
     y_true and y_pred: (n,), or (n, k) with a row of panels for each of the first 8 outputs. ValueError for shapes that
     differ, no examples, and values that are not finite.

@@ -16,7 +16,7 @@ MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 
 
 def line_style(i: int) -> dict[str, str]:
-    """Colour and line of the i-th curve: the colours in turn, and with every colour the next kind of line."""
+    """Colour and line style of the i-th curve: each cycles, so every curve takes the next of both."""
     return {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
 
 
@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def panels(count: int, columns: int, width: float, height: float) -> tuple["Figure", list["Axes"]]:
-    """A figure of so many panels, each of width by height inches, row by row."""
+    """A figure of `count` panels, each width by height inches, row by row."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = new_figure(columns * width, rows * height)
@@ -52,8 +52,8 @@ def image_panel(ax: "Axes") -> None:
 def label_line_ends(ax: "Axes", ends: Sequence[tuple[str, float, float, str]], gap: float) -> None:
     """Name each line to the right of the panel, at its end, without overlap.
 
-    ends: (name, x, y, colour) in data coordinates, with the limits of ax already set; gap: the least distance between
-    two names, as a share of the panel's height.
+    ends: (name, x, y, colour) in data coordinates, with the limits of ax already set; gap: the smallest distance
+    between two names, as a share of the panel's height.
     """
     to_axes = ax.transData + ax.transAxes.inverted()
     heights = np.array([to_axes.transform((x, y))[1] for _, x, y, _ in ends])
@@ -78,7 +78,7 @@ def spread(heights: np.ndarray, gap: float) -> np.ndarray:
     >>> spread(np.array([0.5, 0.9, 0.48]), 0.1)
     array([0.54, 0.9 , 0.44])
     """
-    # Without i gaps below it, the i-th height must be no lower than its neighbour: neighbours that are get their mean.
+    # Less i gaps, the i-th height must be no lower than the one below: neighbours out of order get their mean.
     order = np.argsort(heights, kind="stable")
     gaps = gap * np.arange(len(heights))
     blocks: list[list[float]] = []

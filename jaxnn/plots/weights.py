@@ -16,7 +16,7 @@ def weights(w: ArrayLike, image_shape: tuple[int, ...], count: int = 64) -> "Fig
     """The weights of each neuron of a first layer as an image: red raises it, blue lowers it, on one scale for all.
 
     w (n_in, units): the first `count` columns are drawn. image_shape (h, w), (h, w, 1) or (h, w, channels), with n_in
-    pixels in all; several channels stand side by side. ValueError for shapes that do not fit, and for count < 1.
+    pixels in all; several channels are drawn side by side. ValueError for shapes that do not match, and for count < 1.
 
     >>> len(weights(np.ones((16, 3)), (4, 4)).axes)  # 3 images and the colour bar
     4

@@ -1,10 +1,10 @@
-"""The verifier: is a hand-written gradient right, where not, and why? And the proof of every rule of the library.
+"""The verifier: is a hand-written gradient right, and if not, where and why? And the proof of every rule here.
 
-    verifier.py     verify_grad, verify_vjp, verify_custom_vjp, verify_pair, verify_layer: the course of a verification
+    verifier.py     verify_grad, verify_vjp, verify_custom_vjp, verify_pair, verify_layer: the steps of a verification
     judge/          is it right? the user's functions in one form, autodiff and differences, the vote on every entry
     explain/        why is it wrong? the backward broken on purpose, the forward changed, algebra on the leaves
-    report/         how it is said: data <- text <- figure <- html
-    certificate/    every rule of the library, with example inputs, and the certificate that it is proven
+    report/         how it is presented: data <- text <- figure <- html
+    certificate/    every rule in the library, with example inputs, and the certificate that it is proven
 
 The only place in the library where jax.grad and jax.vjp appear.
 """

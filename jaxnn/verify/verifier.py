@@ -1,11 +1,11 @@
-"""verify_grad and its relatives: is a hand-written gradient right, where not, and what is probably wrong?
+"""verify_grad and its relatives: is a hand-written gradient right, and if not, where, and what is probably wrong?
 
     judge/subject.py      the user's functions and arguments in one form
     judge/structure.py    tree, leaves, dtypes
     judge/evaluate.py     forward, manual gradient and autodiff in float64 and in the user's precision
     judge/judge.py        the vote of the witnesses on every entry, at one point
     judge/points.py       moved parameters, other batches
-    judge/checks.py       purity, vmap and scan, the promises of a pair, precision
+    judge/checks.py       purity, vmap and scan, a pair's promises, precision
     explain/causes.py     the probable cause, once something is wrong
     judge/leaf_table.py   the verdict leaf by leaf, for the report
 """
@@ -41,7 +41,7 @@ def verify_grad(
 
     The gradient is compared in float64 with jax.grad and with finite differences of the loss, at the given point, at
     moved parameters and for other batches, and once in the arguments' own precision. Either function may be NumPy code.
-    CannotVerify (a ValueError) if the call makes no sense: a loss that is no scalar, no floats, functions that raise.
+    CannotVerify (a ValueError) if the call makes no sense: a loss that is not scalar, no floats, functions that raise.
 
     >>> import jax.numpy as jnp
     >>> def loss(w, x, y):
@@ -63,8 +63,8 @@ def verify_vjp(f: Callable, f_fwd: Callable, f_bwd: Callable, *args: Any) -> Rep
 
         f(*args) -> y,   f_fwd(*args) -> (y, residuals),   f_bwd(residuals, dy) -> a tuple, ∂L/∂arg for each argument
 
-    Besides what verify_grad does: f_fwd's y must be f's, the backward must be linear in dy. None for an argument says
-    that no gradient is claimed for it. CannotVerify (a ValueError) if one of the three is no function.
+    On top of what verify_grad checks: f_fwd's y must be f's, and the backward must be linear in dy. None for an
+    argument claims no gradient for it. CannotVerify (a ValueError) if one of the three is not a function.
 
     >>> import jax.numpy as jnp
     >>> report = verify_vjp(
@@ -91,8 +91,8 @@ def verify_custom_vjp(f: Callable, *args: Any) -> Report:
     """
     if not isinstance(f, jax.custom_vjp):
         raise CannotVerify(
-            f"verify_custom_vjp takes a function made by jax.custom_vjp and its arguments; {describe(f)} came. For "
-            "three functions there is verify_vjp(f, f_fwd, f_bwd, *args), for two verify_pair(forward, backward, *args)"
+            f"verify_custom_vjp takes a function made by jax.custom_vjp and its arguments; got {describe(f)}. For "
+            "three functions use verify_vjp(f, f_fwd, f_bwd, *args), for two verify_pair(forward, backward, *args)"
         )
     if f.fwd is None or f.bwd is None:
         raise CannotVerify("this custom_vjp function has no rule yet: call f.defvjp(f_fwd, f_bwd)")
@@ -104,8 +104,8 @@ def verify_pair(forward: Callable, backward: Callable, *args: Any) -> Report:
 
         forward(params, x) -> (y, cache),   backward(params, cache, dy) -> (dparams, dx)
 
-    Besides what verify_vjp does: the gradients must have the tree, shapes and dtypes of what they are for.
-    CannotVerify (a ValueError) if one of the two is no function.
+    On top of what verify_vjp checks: the gradients must have the tree, shapes and dtypes of what they are for.
+    CannotVerify (a ValueError) if one of the two is not a function.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn.layers.dense import dense_backward, dense_forward
@@ -128,10 +128,10 @@ def _require_functions(who: str, form: str, **functions: Any) -> None:
 
 
 def verify_layer(layer: Layer, x: Any, ctx: Ctx | None = None, key: jax.Array | None = None) -> Report:
-    """Verify a Layer: the gradients of its parameters and of its input, and the promises of jaxnn/layer.py.
+    """Verify a Layer: the gradients of its parameters and its input, and the contract in jaxnn/layer.py.
 
     Its parameters are drawn by layer.init(key, x.shape); the moved points take them away from special values (biases
-    of 0). x may be integers (which have no gradient) or a tuple of arrays. ctx is what forward reads besides.
+    of 0). x may be integers (which have no gradient) or a tuple of arrays. ctx is passed to forward.
 
     >>> import jaxnn
     >>> report = verify_layer(jaxnn.layers.dense(3), np.ones((4, 5), np.float32))
@@ -154,7 +154,7 @@ def verify_layer(layer: Layer, x: Any, ctx: Ctx | None = None, key: jax.Array | 
         text = f"init promises an output of shape {promised}, forward returns {came}"
         findings.append(Finding("out_shape", text, (), OBSERVED))
     if jax.tree.structure(new_state) != jax.tree.structure(state):
-        text = f"forward returns a state of the tree {jax.tree.structure(new_state)}, init one of "
+        text = f"forward returns a state with the tree {jax.tree.structure(new_state)}, init one with "
         findings.append(Finding("state", text + f"{jax.tree.structure(state)}", (), OBSERVED))
     return _verify(from_layer(layer, params, state, x, ctx), tuple(findings))
 
@@ -165,14 +165,14 @@ def _shapes(shape) -> list[tuple[int, ...]]:
     return [tuple(part) for part in shape] if many else [tuple(shape)]
 
 
-# ---------------------------------------------------------------- the course of a verification
+# ---------------------------------------------------------------- the steps of a verification
 
 
 def _verify(subject: Subject, findings: tuple[Finding, ...] = ()) -> Report:
     try:
         started = time.perf_counter()
         report = _verified(subject, findings, careful=False)
-        if report is None:  # something is wrong, or only came out so when it was compiled
+        if report is None:  # something is wrong, or only looked wrong when compiled
             report = _verified(subject, findings, careful=True)
             assert report is not None
             if report.ok and not report.findings and COMPILED not in report.notes:
@@ -280,7 +280,7 @@ def _is_wrong(point: Point, claimed) -> bool:
 
 
 def _usable(point: Point) -> bool:
-    """A moved point that left the function's domain says nothing."""
+    """A moved point outside the function's domain says nothing."""
     return all(np.isfinite(a).all() for a in (*point.gradients.y, *(point.gradients.autodiff or ())))
 
 

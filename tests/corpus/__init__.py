@@ -1,7 +1,7 @@
 """Gradients written by hand, right and wrong, that prove the verifier.
 
-Each file is a subject: forward functions, their right gradient, and one realistic slip a case, as a student or an
-engineer would make it. The files named right_* hold gradients that are right though they do not look it.
+Each file is a subject: forward functions, their right gradient, and one realistic slip per case, of the kind that a
+student or an engineer makes. The files named right_* hold gradients that are right but don't look it.
 """
 
 from . import (

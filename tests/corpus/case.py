@@ -1,4 +1,4 @@
-"""What a case of the corpus is: a function, a gradient written by hand, and what is wrong with it."""
+"""What a case of the corpus is: a function, a hand-written gradient, and what is wrong with it."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxnn
 
-# Words that several cases have in common.
+# Words that several cases share.
 LEFT_OUT = (
     "missing|dropp|left out|leaves out|without|forg[eo]t|not appl|lost|not count|ignor|lack|stopp|omit|passe[sd]"
     "|is cut|not flow"
@@ -25,9 +25,9 @@ class Case(NamedTuple):
     """One gradient to verify, right or wrong."""
 
     name: str
-    kind: str  # of the mistake; "" if the gradient is right
+    kind: str  # of mistake; "" if the gradient is right
     forward: Any  # loss; f; a Layer
-    manual: Any  # manual_grad; (f_fwd, f_bwd); None for a Layer, which has its backward
+    manual: Any  # manual_grad; (f_fwd, f_bwd); None for a Layer, which brings its backward
     args: tuple  # (params, *args); args of f; (x, ctx, key) of verify_layer
     words: tuple[str, ...] = ()  # regular expressions, <21> for numbers: a text with all of them names the cause
     how: str = "grad"  # "grad", "vjp" or "layer": which of the three verify functions
@@ -42,7 +42,7 @@ def right(name: str, forward: Any, manual: Any, *args: Any, **options) -> Case:
 def subject(
     name: str, forward: Any, manual: Callable, args: tuple, slips: Mapping[str, tuple[str, ...]], **options
 ) -> list[Case]:
-    """The right gradient, and one wrong case a slip: {slip: (kind, *words)}. `manual` takes slip=."""
+    """The right gradient, and one wrong case per slip: {slip: (kind, *words)}. `manual` takes slip=."""
     right = Case(name, "", forward, manual, args, **options)
     return [right] + [
         Case(f"{name}: {slip}", kind, forward, functools.partial(manual, slip=slip), args, tuple(words), **options)
@@ -85,17 +85,17 @@ def check(case: Case) -> Any:
 
 
 def first_findings(report: Any) -> str:
-    """What a reader sees first: the text of two findings."""
+    """What a reader sees first: the text of the first two findings."""
     return "\n".join(f"{finding.text} {finding.source or ''}" for finding in report.findings[:2])
 
 
 def names_the_cause(case: Case, text: str) -> bool:
-    """Whether the text has all that one must read to repair the gradient."""
+    """Whether the text says everything a reader needs to repair the gradient."""
     return all(re.search(_pattern(word), text, re.IGNORECASE) for word in case.words)
 
 
 def _pattern(word: str) -> str:
-    """<21> is the number 21, or 21.0, and no part of another; <0.577...> a number that begins so."""
+    """<21> is the number 21, or 21.0, not part of another number; <0.577...> is a number that begins like that."""
 
     def number(found):
         digits, more = found[1], found[2]

@@ -228,7 +228,7 @@ POOLS = [
 
 
 def overlapping(x, w):
-    """The largest of each window of three, weighted."""
+    """The largest entry of each window of three, weighted."""
     windows = jnp.stack([x[:-2], x[1:-1], x[2:]])
     return jnp.sum(w * windows.max(0))
 

@@ -1,4 +1,4 @@
-"""Gradients that are right where they are tried and wrong elsewhere; and two mistakes at once."""
+"""Gradients that are right where they were tried and wrong elsewhere; and two mistakes at once."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Layers of this library's own form, written by somebody else."""
+"""Layers in this library's own form, written by someone else."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def affine(slip=None):
 
 
 def dropout(slip=None):
-    """Layer with a key and nothing to learn."""
+    """A Layer with a key and nothing to learn."""
 
     def forward(params, state, x, ctx):
         mask = jax.random.bernoulli(ctx.key, 0.75, x.shape) if ctx.train else jnp.ones(x.shape, bool)

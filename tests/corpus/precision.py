@@ -1,4 +1,4 @@
-"""Formulas that are right and numbers that are not: low precision inside, cancellation, overflow, rounded constants."""
+"""Right formulas with wrong numbers: low precision inside, cancellation, overflow, rounded constants."""
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def ring_grad(radius, c):
 
 
 def bumps(w, x):
-    """Almost the true gradient: a difference of values, as one would use to check it."""
+    """Almost the true gradient: a difference of values, as used to check one."""
     return jnp.sum(jnp.sin(w * x) / x)
 
 

@@ -1,4 +1,4 @@
-"""Recurrent networks: what goes back in time, what adds up over it, gates."""
+"""Recurrent networks: what flows back in time, what adds up over time, gates."""
 
 import jax
 import jax.numpy as jnp

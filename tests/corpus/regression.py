@@ -1,4 +1,4 @@
-"""Regression and its like: branches of a loss, regularizers, distributions."""
+"""Regression and its relatives: branches of a loss, regularizers, distributions."""
 
 import jax
 import jax.numpy as jnp

@@ -78,7 +78,7 @@ def running(x, c):
 
 
 def others(x):
-    """The product of all other elements, also where one or two are 0."""
+    """The product of all other elements, even where one or two are 0."""
     return jnp.stack([jnp.prod(jnp.delete(x, i)) for i in range(len(x))])
 
 
@@ -135,7 +135,7 @@ def spd(seed, n):
 
 
 def gaussian(c, x):
-    """A log-likelihood of a covariance."""
+    """The log-likelihood of a covariance."""
     return 0.5 * (x @ jnp.linalg.solve(c, x) + jnp.linalg.slogdet(c)[1])
 
 

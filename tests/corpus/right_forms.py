@@ -1,4 +1,4 @@
-"""Right gradients of an unusual form: leaves, trees, arguments."""
+"""Right gradients in unusual forms: leaves, trees, arguments."""
 
 import dataclasses
 from typing import NamedTuple
@@ -155,7 +155,7 @@ def reduced_grad(params, x, activation, n_groups, how, scale, nothing):
 
 
 def picked(logits, labels):
-    """Labels that came as floats from a table."""
+    """Labels read from a table as floats."""
     logp = jax.nn.log_softmax(logits)
     return -jnp.mean(jnp.take_along_axis(logp, labels.astype(jnp.int32)[:, None], axis=1))
 
@@ -170,7 +170,7 @@ def soft(logits, y):
 
 
 def soft_grad(logits, y):
-    return (jax.nn.softmax(logits) - y) / len(y)  # holds where the rows of y add up to 1
+    return (jax.nn.softmax(logits) - y) / len(y)  # true only where the rows of y add up to 1
 
 
 def time_major(w, x):

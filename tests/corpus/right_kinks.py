@@ -1,4 +1,4 @@
-"""Right gradients where autodiff or differences stumble: kinks, traps of NaN, edges of domains."""
+"""Right gradients where autodiff or differences stumble: kinks, NaN traps, edges of domains."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Right gradients of unusual numbers: scales, precisions, randomness, derivatives that are 0."""
+"""Right gradients with unusual numbers: scales, precisions, randomness, derivatives that are 0."""
 
 import jax
 import jax.numpy as jnp
@@ -190,7 +190,7 @@ def before_norm_grad(params, x, c):
     std = jnp.sqrt((zc**2).mean(0) + 1e-5)
     xhat = zc / std
     dz = (c - c.mean(0) - xhat * (c * xhat).mean(0)) / std
-    return {"w": x.T @ dz, "b": dz.sum(0)}  # b's is 0 but for rounding
+    return {"w": x.T @ dz, "b": dz.sum(0)}  # b's is 0 up to rounding
 
 
 def unused(params, x):
@@ -210,7 +210,7 @@ def key_bias_grad(params, x, c):
     p = jax.nn.softmax(x @ (x @ params["k"] + params["b"]).T)
     ds = p * (c - jnp.sum(c * p, axis=1, keepdims=True))
     dk = ds.T @ x
-    return {"k": x.T @ dk, "b": dk.sum(0)}  # a bias of the keys moves all scores of a query alike
+    return {"k": x.T @ dk, "b": dk.sum(0)}  # a bias of the keys shifts all scores of a query equally
 
 
 def bootstrapped(params, x, r):

@@ -1,4 +1,4 @@
-"""Losses of similarity: norms, active triplets, one array in two roles."""
+"""Similarity losses: norms, active triplets, one array in two roles."""
 
 import jax
 import jax.numpy as jnp

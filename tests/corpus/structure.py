@@ -1,4 +1,4 @@
-"""Gradients of the wrong form: trees, shapes, dtypes, NaN, things that change from call to call, circular rules."""
+"""Gradients in the wrong form: trees, shapes, dtypes, NaN, results that change from call to call, circular rules."""
 
 import itertools
 
@@ -170,7 +170,7 @@ def remembering_grad(w, x):
 
 def overwriting_grad(w, x):
     grad = np.asarray(x)
-    grad *= np.cos(np.asarray(w))  # in place: the second call finds another x
+    grad *= np.cos(np.asarray(w))  # in place: the second call sees another x
     return grad
 
 

@@ -1,4 +1,4 @@
-"""A rule against its witnesses: is the hand-written derivative right, and how right in low precision?"""
+"""A rule against its witnesses: is the hand-written derivative right, and how accurate in low precision?"""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Certificate(NamedTuple):
 
     name: str
     autodiff: float  # backward against jax.vjp of forward, float64
-    differences: float  # backward against finite differences along one direction a leaf, float64
+    differences: float  # backward against finite differences along one direction per leaf, float64
     float32: float  # y and backward in float32 against float64, at the first example
     bfloat16: float  # the same in bfloat16
     failures: tuple[str, ...]  # what is wrong, in words; empty if the rule is proven

@@ -1,4 +1,4 @@
-"""The library's own certificate: every rule of the registry with its errors, as lines, as Markdown and as a page.
+"""The library's own certificate: every rule in the registry with its errors, as lines, as Markdown and as a page.
 
     jaxnn verify                 prints it
     jaxnn verify --write FOLDER  writes certificate.md and certificate.html
@@ -25,7 +25,7 @@ from jaxnn.verify.report.text import error
 COLUMNS = ("autodiff", "differences", "float32", "bfloat16")
 
 MEANING = (
-    "Each rule is a function of this library with a derivative written by hand. Its errors are the largest of any "
+    "Each rule is a function of this library with a hand-written derivative. Its errors are the largest of any "
     "entry at any of the rule's examples, relative to the largest entry of the leaf. autodiff and differences compare "
     f"the gradient, in float64, with jax.vjp of the forward (allowed: {FLOAT64_TOLERANCE:.0e}) and with central finite "
     f"differences (allowed: {DIFFERENCES_TOLERANCE:.0e}); float32 and bfloat16 compare value and gradient in that "
@@ -45,7 +45,7 @@ def choose(only: str | None) -> list[Rule]:
 
 
 def header(width: int) -> str:
-    """The line above those of the rules; names are `width` wide."""
+    """The line above the rules; names are `width` wide."""
     return f"{'rule':{width}}" + "".join(f"  {name:>11}" for name in COLUMNS)
 
 
@@ -62,7 +62,7 @@ def total(certificates: Sequence[Certificate]) -> str:
 
 
 def markdown(certificates: Sequence[Certificate], only: str | None) -> str:
-    """The certificate as Markdown, in columns that are legible as they stand."""
+    """The certificate as Markdown, in columns that are legible as plain text."""
     rows = [(c.name, *_errors(c), _verdict(c)) for c in certificates]
     rows = [tuple(cell.replace("|", r"\|") for cell in row) for row in (("rule", *COLUMNS, "verdict"), *rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -108,7 +108,7 @@ def _verdict(certificate: Certificate) -> str:
 
 
 def _where(only: str | None) -> str:
-    """What the figures were measured with, and on which day."""
+    """What the figures were measured with, and when."""
     platform = {"cpu": "a CPU", "gpu": "a GPU", "tpu": "a TPU"}.get(jax.default_backend(), jax.default_backend())
     chosen = "" if only is None else f"only rules whose name contains {only!r}; "
     return f"{chosen}jaxnn {__version__}, jax {jax.__version__}, on {platform}, {datetime.date.today().isoformat()}"

@@ -6,7 +6,7 @@ everywhere. A broken backward pass that reproduces the wrong gradient in every l
 A break changes the gradient of one value v by Δ, and the gradient of the inputs by Jᵀ Δ with J = ∂v/∂inputs. Along a
 few random directions u of the inputs that is <Jᵀ Δ, u> = <Δ, J u>, and J u is known for all values from moving the
 inputs along u. So a trial costs a few dot products, thousands take a second, and pairs of breaks that add up to what is
-missing are found by sorting; only what fits along all u is really run.
+missing are found by sorting; only what fits along all u is actually run.
 """
 
 import itertools
@@ -41,7 +41,7 @@ from jaxnn.verify.report.data import EXACT, Finding
 MOST_RUNS = 40  # of trials that fit along the directions
 MOST_NODES_FOR_SERIES = 150
 MOST_MISTAKES = 3
-WRONG_FACTOR = 1.6  # less simple than a missing one by this
+WRONG_FACTOR = 1.6  # how much less simple than a missing one
 Trial = tuple[Break, np.ndarray]  # and the change of the inputs' gradient along the directions
 
 
@@ -58,7 +58,7 @@ class _OutOfTime(Exception):
 
 
 def broken_backward(evidence: Evidence, seconds: float) -> list[Finding]:
-    """The mistakes in a backward pass that give exactly the user's wrong gradient, in their simplest explanation.
+    """The simplest mistakes in a backward pass that give exactly the user's wrong gradient.
 
     The list is empty where nothing was found: no explanation, no jaxpr, too many operations, no time left.
     """
@@ -76,7 +76,7 @@ def broken_backward(evidence: Evidence, seconds: float) -> list[Finding]:
 
 
 class _Search:
-    """The search for what breaks the backward pass like one wrong gradient."""
+    """The search for the breaks that reproduce one wrong gradient."""
 
     def __init__(self, graph: Graph, evidence: Evidence, deadline: float):
         self.graph, self.evidence, self.deadline = graph, evidence, deadline
@@ -112,9 +112,9 @@ class _Search:
     # ------------------------------------------------------------ the course of the search
 
     def fits(self) -> list[Fit]:
-        """One fit that explains all wrong leaves; or several, each of which explains some of them.
+        """One fit that explains all wrong leaves; or several, each explaining some of them.
 
-        A mistake near the loss explains the leaves behind it exactly; with it made, the next one is found upstream.
+        A mistake near the loss explains the leaves behind it exactly; with it made, the next is found further upstream.
         """
         self.mistakes = Mistakes(self.graph)
         self.directions = Directions(self.graph, self.truth, self.manual, self.check_time)
@@ -133,9 +133,9 @@ class _Search:
         return found
 
     def round(self) -> Fit | None:
-        """The simplest fit for all leaves that are left, else one for as many as possible."""
+        """The simplest fit for all remaining leaves, else one for as many as possible."""
         self.directions.aim(self.truth, self.missing, self.left)
-        some: list[Fit] = []  # that explain some leaves only
+        some: list[Fit] = []  # that explain only some leaves
 
         def explains_all(fit):
             some.extend([fit] if fit else [])
@@ -174,7 +174,7 @@ class _Search:
     # ------------------------------------------------------------ running
 
     def run(self, breaks: Iterable[Break]) -> dict[int, np.ndarray]:
-        """The gradients of all values with these breaks, and those found before, made."""
+        """The gradients of all values with these breaks made, on top of those found before."""
         self.check_time()
         changes: dict[int, list] = {}
         for c in itertools.chain.from_iterable(b.changes for b in (*self.made, *breaks)):
@@ -182,12 +182,12 @@ class _Search:
         return backpropagate(self.graph, self.evidence.dy, changes)
 
     def look(self, breaks: Iterable[Break]):
-        """Make some breaks the point of view: what is missing then."""
+        """Take the backward pass with some breaks as the starting point: what is missing then?"""
         self.gradients = self.run(breaks)
         self.missing = {i: m - self.gradients[self.graph.inputs[i]] for i, m in self.manual.items()}
 
     def verify(self, first: Break, *others: Break) -> Fit | None:
-        """What breaks explain when they are really made."""
+        """What breaks explain when they are actually made."""
         breaks = (first, *others)
         gradients = self.run(breaks)
         leaves = self.explained(gradients)
@@ -210,7 +210,7 @@ class _Search:
         return frozenset(found)
 
     def factor(self, gradients) -> float | None:
-        """What the change of the gradients must be multiplied by to be what is missing."""
+        """What the change of the gradients must be multiplied by to give what is missing."""
         leaves = sorted(self.left)
         inputs = [self.graph.inputs[i] for i in leaves]
         ours = np.concatenate([(gradients[v] - self.gradients[v]).ravel() for v in inputs])
@@ -262,7 +262,7 @@ class _Search:
             yield b, self.sketch(b.changes)
 
     def instead(self) -> Iterator[Trial]:
-        """Where the gradient of a value belongs, that of another one, or something else up to a factor."""
+        """Another value's gradient, or something else up to a factor, in place of a value's gradient."""
         d = self.directions
         for v in sorted(self.graph.active, reverse=True):
             g, uses = self.gradients.get(v), self.graph.uses.get(v)
@@ -280,11 +280,11 @@ class _Search:
                 change = Change(v, lambda g, v=v, x=c * other: x - g.get(v, 0.0), (v,))
                 text = f"the gradient of {name} is taken as {c:.4g} times {words}, u = {name}"
                 if not words:
-                    text = f"what comes from downstream as the gradient of {name} is ignored: it is {c:.4g} everywhere"
+                    text = f"the gradient of {name} that comes from downstream is ignored: it is {c:.4g} everywhere"
                 yield Break(SLIP + 1, "loss", (change,), lambda text=text: text, node), self.sketch((change,))
 
     def parallel(self, several: list[Break]) -> Iterator[Trial]:
-        """Those breaks at several places none of which acts on another."""
+        """Those breaks at several places that do not act on one another."""
         for b in several:
             if not self.mistakes.in_series(b):
                 yield b, self.sketch(b.changes)
@@ -328,7 +328,7 @@ class _Search:
                         yield self.on_path(site, way, tag, change, node, k), self.along(v, delta)
 
     def on_path(self, site: Site, way: Way, tag: int, change: Change, node: Node, k: int) -> Break:
-        """A way at its site that acts on the gradient of another node's operand only."""
+        """A way at its site that acts only on the gradient of another node's operand."""
         words = Words(self.graph, node, k)
         scope = f"the gradient of {words.value(words.origin(node.ins[k]))} (through {words.here})"
         rank = way.rank + (OTHER if change.target in self.graph.inputs else OTHER + 0.5)
@@ -337,7 +337,7 @@ class _Search:
     # ------------------------------------------------------------ fitting
 
     def match(self, trials: list[Trial]) -> Fit | None:
-        """The best fit among trials: those that fit along the directions are really run, the simplest first."""
+        """The best fit among trials: those that fit along the directions are actually run, the simplest first."""
         if not trials:
             return None
         d = self.directions
@@ -389,7 +389,7 @@ class _Search:
         if len(some) < 2:
             return None
         sketches = np.stack([sketch for _, sketch in some])
-        # On a line: partners are neighbours of what the first of a pair leaves to be explained.
+        # On a line: the partner is next to what the first of a pair leaves unexplained.
         weights = np.random.default_rng(1).normal(size=d.count) / d.slack
         values, wanted, reach = sketches @ weights, d.target @ weights, 3 * math.sqrt(d.count)
         order = np.argsort(values)

@@ -17,7 +17,7 @@ DIAGNOSIS_SECONDS = 10.0  # the most that breaking the backward on purpose may t
 
 
 def diagnosis(evaluator: Evaluator, point: Point, where: str, claimed, notes: list[str]) -> list[Finding]:
-    """The findings of all stages about the failing point, the best first."""
+    """The findings of all stages about the failing point, best first."""
     if any(judged is not None and judged.circular for judged in point.leaves):
         return [] if not where else [_unknown(evaluator, point, where)]
     evidence = _evidence(evaluator, point, claimed)
@@ -27,11 +27,11 @@ def diagnosis(evaluator: Evaluator, point: Point, where: str, claimed, notes: li
         proofs = _attempt(lambda: broken_backward(evidence, DIAGNOSIS_SECONDS), notes)
     if not any(finding.confidence == EXACT for finding in (*by_algebra, *proofs)):
         proofs = _attempt(lambda: other_function(evidence, DIAGNOSIS_SECONDS), notes)
-    by_algebra = [f for f in by_algebra if f.kind != "missing"]  # told by structure.py
+    by_algebra = [f for f in by_algebra if f.kind != "missing"]  # reported by structure.py
     wrong = {path for path, is_wrong in zip(evidence.input_paths, evidence.wrong, strict=True) if is_wrong}
     found = _ranked(by_algebra, proofs, wrong)
     if not found and all(m is None for m, is_wrong in zip(evidence.manual, evidence.wrong, strict=True) if is_wrong):
-        return []  # missing leaves: told with the structure
+        return []  # missing leaves: reported with the structure
     found = found or [_unknown(evaluator, point, where)]
     if where:
         first = found[0]
@@ -67,7 +67,7 @@ def _ranked(by_algebra: list[Finding], proofs: list[Finding], wrong: set[str]) -
         found = [finding for finding in found if finding.confidence == EXACT]
     elif explained:
         found = [f for f in found if f.confidence == EXACT or not set(f.leaves) <= explained]
-    # What tells of other leaves comes before a second word about the same.
+    # A finding about other leaves comes before a second one about the same.
     told: set[str] = set()
     first, again = [], []
     for finding in found:
@@ -102,7 +102,7 @@ def _evidence(evaluator: Evaluator, point: Point, claimed) -> Evidence:
 
 
 def _with_constants(evaluator: Evaluator, evidence: Evidence) -> Evidence:
-    """Python numbers among the arguments stand with the given arrays: a factor may be one of them."""
+    """Python numbers among the arguments join the given arrays: a factor may be one of them."""
     constants = evaluator.subject.constants
     n = len(evidence.given)
     values = tuple(np.float64(value) for _, value in constants)

@@ -1,9 +1,9 @@
-"""The third stage of the diagnosis: the gradient may be right, but of another function, or with values of another one.
+"""The third stage of the diagnosis: the gradient may be right, but of another function, or use another one's values.
 
 The forward is changed at one place (a constant, a function, the place of an epsilon, the labels, a mask). Then either
 the changed function's gradient is compared with the user's, or the right rules are run on the changed values, as in a
-backward pass that computes an activation, a mask or a variance again and differently. One that agrees in every leaf
-proves what the user's backward takes for the forward.
+backward pass that recomputes an activation, a mask or a variance differently. A change that agrees in every leaf proves
+which forward the user's backward assumes.
 """
 
 import time
@@ -69,7 +69,7 @@ def _agrees(manual, gradients) -> bool:
 
 
 def _other_given(evidence: Evidence) -> str:
-    """Labels off by one or in another order, masks turned round, another random key: what fits, in words."""
+    """Labels off by one or in another order, masks inverted, another random key: what fits, in words."""
     for i, (path, x) in enumerate(zip(evidence.given_paths, evidence.given, strict=True)):
 
         def at(other, i=i):
@@ -82,7 +82,7 @@ def _other_given(evidence: Evidence) -> str:
                 if found is not None and _agrees(evidence.manual, found[1]):
                     return f"it is the right gradient for another {path}: {words}"
             if np.size(x) and x.ndim and jnp.issubdtype(x.dtype, jnp.integer):
-                # One more than the last class is no class: the labels are moved to where it is one.
+                # One more than the last class is not a class: the labels are moved to where it is.
                 x = np.asarray(x)
                 for step, words in ((1, "large"), (-1, "small")):
                     inside = np.clip(x, x.min() - min(step, 0), x.max() - max(step, 0)).astype(x.dtype)
@@ -95,7 +95,7 @@ def _other_given(evidence: Evidence) -> str:
 def _others(x) -> Iterator[tuple[str, Any]]:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) and x.shape == ():
         first, second = jax.random.split(x)
-        drawn = "the mask or the noise is drawn again, from another random key than the forward's"
+        drawn = "the mask or the noise is drawn again, from another random key than in the forward"
         yield f"{drawn}: the first of split(key)", first
         yield f"{drawn}: the second of split(key)", second
         for i in range(3):

@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Evidence(NamedTuple):
-    """A point of the verification. Leaves stand in the tree's order; every float array is float64."""
+    """A point of the verification. Leaves are in the tree's order; every float array is float64."""
 
     inputs: tuple[np.ndarray, ...]  # the leaves that are differentiated
     given: tuple[Any, ...]  # the other array leaves: data, labels, masks, keys

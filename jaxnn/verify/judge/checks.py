@@ -1,4 +1,4 @@
-"""What a gradient owes besides the right numbers in float64: purity, vmap and scan, a pair's promises, precision."""
+"""Requirements beyond correct values in float64: purity, vmap and scan, a pair's promises, precision."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +9,8 @@ from jaxnn.verify.judge.judge import Point
 from jaxnn.verify.report.data import FLOAT64_TOLERANCE, OBSERVED, Finding
 
 COMPILED = (
-    "step by step your gradient is right, but one way of compiling it gave another result: a comparison for equality "
-    "(x == x.max()) met two roundings of the same value. argmax does not depend on that"
+    "run step by step your gradient is right, but one way of compiling it gave a different result: a test for equality "
+    "(x == x.max()) saw two roundings of the same value. argmax does not depend on that"
 )
 
 
@@ -24,29 +24,29 @@ def purity(evaluator: Evaluator) -> list[Finding]:
     changing = evaluator.impure()
     if changing == "forward":
         text = (
-            "the forward returns other values when it is called twice with the same arguments: hidden randomness "
-            "(np.random), a counter, the time. No gradient can be verified of it. Take the randomness as an argument: "
+            "the forward returns different values when called twice with the same arguments: hidden randomness "
+            "(np.random), a counter, the time. Its gradient cannot be verified. Take the randomness as an argument: "
             "a key, and jax.random.normal(key, ...), so that the forward and the gradient see the same draw"
         )
         return [Finding("impure_forward", text, (), OBSERVED)]
     if evaluator.overwrites:
         text = (
-            "the manual gradient changes its arguments in place, so that whoever calls it goes on with other "
+            "the manual gradient changes its arguments in place, so its caller continues with different "
             "parameters (a side effect); work on copies: w = w.copy()"
         )
         return [Finding("overwrites", text, (), OBSERVED)]
     if changing == "backward":
         text = (
-            "the manual gradient returns other values when it is called twice with the same arguments: hidden "
-            "randomness (np.random) or a global that changes. Draw with a key that is an argument: "
-            "the same in the forward and in the backward"
+            "the manual gradient returns different values when called twice with the same arguments: hidden "
+            "randomness (np.random) or a global that changes. Draw with a key passed as an argument, "
+            "the same one in the forward and in the backward"
         )
         return [Finding("impure", text, (), OBSERVED)]
     return []
 
 
 def pair_findings(evaluator: Evaluator, given: Point, claimed) -> list[Finding]:
-    """What a pair owes besides: the same y, and a backward that is linear in dy."""
+    """What a pair must also satisfy: the same y, and a backward that is linear in dy."""
     if evaluator.subject.scalar:
         return []
     found = []
@@ -58,7 +58,7 @@ def pair_findings(evaluator: Evaluator, given: Point, claimed) -> list[Finding]:
             for a, b in zip(primal, given.gradients.y, strict=True)
         )
         if not same:
-            text = f"the forward of the pair returns another y than f (shapes {shapes[0]} and {shapes[1]}): "
+            text = f"the pair's forward returns a different y from f (shapes {shapes[0]} and {shapes[1]}): "
             found.append(Finding("primal", text + "f_fwd(*args)[0] must be f(*args)", (), OBSERVED))
     zero = tuple(np.zeros_like(dy) for dy in evaluator.dy)
     manual = evaluator.float64(evaluator.inputs, evaluator.given, zero).manual
@@ -81,7 +81,7 @@ def transformed(evaluator: Evaluator, several: list[Point], claimed, notes: list
     several = [point for point in several if is_finite(point)] or several[:1]
     tree_max = max((finite_max(leaf) for point in several for leaf in point.truth), default=0.0)
     if tree_max < 1e-10:
-        return []  # a gradient that vanishes is rounding, which vmap may round otherwise
+        return []  # a vanishing gradient is rounding, which vmap may do differently
     try:
         mapped, scanned = evaluator.batched([point.inputs for point in several], evaluator.given, several[0].dy)
     except Exception as error:
@@ -94,10 +94,10 @@ def transformed(evaluator: Evaluator, several: list[Point], claimed, notes: list
             if i and not evaluator.subject.scalar:
                 plain = evaluator.float64(point.inputs, evaluator.given, several[0].dy).manual
             for path, a, b, claim in zip(evaluator.subject.input_paths, answer, plain, claimed, strict=True):
-                # What is 0 but for rounding may be rounded otherwise: 1e-7 of the largest gradient is admitted.
+                # What is 0 up to rounding may round differently: 1e-7 of the largest gradient is allowed.
                 if claim and b is not None and not (entry_errors(a, b, 1e6 * tree_max) <= FLOAT64_TOLERANCE).all():
-                    text = f"{path}: the gradient under jax.{words} is another than without: "
-                    text += "it depends on something beside its arguments, or on the shape it is called with"
+                    text = f"{path}: the gradient changes under jax.{words}: "
+                    text += "it depends on something besides its arguments, or on the shape it is called with"
                     if evaluator.careful and words == "scan":  # the only one that is always compiled
                         notes.append(COMPILED)
                         return []
@@ -106,7 +106,7 @@ def transformed(evaluator: Evaluator, several: list[Point], claimed, notes: list
 
 
 def precision(evaluator: Evaluator, given: Point, others, own, claimed) -> list[Finding]:
-    """In the user's precision the gradient may be as far off as jax.grad's own rounding allows, times 50."""
+    """In the user's precision the gradient may be off by up to 50 times jax.grad's own rounding error."""
     if evaluator.x64_session or (not evaluator.traceable and evaluator.jaxpr is None):
         return []
     typical = max(
@@ -118,7 +118,7 @@ def precision(evaluator: Evaluator, given: Point, others, own, claimed) -> list[
         right = given.gradients.manual[i]
         if judged is None or not claimed[i] or manual is None or right is None or not manual.size:
             continue
-        # right was judged right in float64, with the user's conventions at kinks
+        # `right` has been judged right in float64, with the user's conventions at kinks
         auto = own.autodiff[i] if own.autodiff is not None else right
         dtype = evaluator.own_dtypes[i]
         eps, tiny = float(jnp.finfo(dtype).eps), float(jnp.finfo(dtype).tiny)
@@ -165,7 +165,7 @@ def _loss_of_precision(path, worst, manual, right, auto_error, error, dtype) -> 
     text = (
         f"{path}: the formula is right in float64, but loses precision in {dtype}: at {list(at)} manual "
         f"{manual[at]:.6g}, truth {right[at]:.6g}, an error of {error[at] / scale if scale else np.inf:.1e} of the "
-        f"leaf's largest entry, where jax.grad errs by {auto_error / scale if scale else 0:.1e}. This is {why}"
+        f"leaf's largest entry, where jax.grad is off by {auto_error / scale if scale else 0:.1e}. This is {why}"
     )
     return Finding("precision", text, (path,), OBSERVED)
 

@@ -2,7 +2,7 @@
 
     error of an entry = |manual - truth| / scale,   scale = max |truth| in its leaf + 1e-6 · max |truth| in the tree
 
-Each leaf is measured by its own size: a bias of 1e-3 does not hide beside weights of 1e3. The second term admits noise
+Each leaf is measured by its own size: a bias of 1e-3 does not hide among weights of 1e3. The second term allows noise
 in a leaf whose true gradient is 0 (a bias in front of batch norm). No absolute constant anywhere: a loss scaled by
 1e-8 is judged like the loss itself.
 """
@@ -43,7 +43,7 @@ def _float64(x) -> np.ndarray:
 
 
 def finite_max(x: np.ndarray) -> float:
-    """The largest |entry|: one that is infinite would make every other error vanish beside it."""
+    """The largest finite |entry|: an infinite one would make every other error vanish."""
     return float(np.abs(x[np.isfinite(x)]).max(initial=0))
 
 
@@ -67,7 +67,7 @@ def _require_same_structure(manual, truth):
     if jax.tree.structure(manual) != jax.tree.structure(truth):
         raise ValueError(
             f"the gradient has the tree {jax.tree.structure(manual)}, "
-            f"what it is the gradient of has {jax.tree.structure(truth)}; return the same tree"
+            f"but its arguments have {jax.tree.structure(truth)}; return the same tree"
         )
     leaves = zip(jax.tree_util.tree_leaves_with_path(truth), jax.tree.leaves(manual), strict=True)
     wrong = [

@@ -2,8 +2,8 @@
 
 Three ways to float64, tried in this order:
     retrace   the user's functions are traced under x64 with float64 arguments
-    lift      their own jaxpr is evaluated in float64 arithmetic: where they draw random numbers (under x64 other ones),
-              cast to a lower precision themselves, or cannot be traced under x64
+    lift      their own jaxpr is evaluated in float64 arithmetic: where they draw random numbers (x64 would draw
+              others), cast to a lower precision themselves, or cannot be traced under x64
     plain     NumPy code is called with float64 arrays
 """
 
@@ -31,7 +31,7 @@ _NOT_TRACEABLE = (
 
 
 class Gradients(NamedTuple):
-    """All there is at a point, as NumPy arrays: y, and the leaves of both gradients."""
+    """Everything at a point, as NumPy arrays: y, and the leaves of both gradients."""
 
     y: tuple[np.ndarray, ...]
     manual: tuple[np.ndarray | None, ...]
@@ -52,7 +52,7 @@ class Evaluator:
         self.dy = (np.ones(()),) if subject.scalar else cotangent(0, self.y)
         own_dy = tuple(leaf.astype(y.dtype) for leaf, y in zip(self.dy, self.y, strict=True))
         self.backward_jaxpr = self._trace(self._leaves, "the manual gradient", subject.inputs, subject.given, own_dy)
-        # What JAX would see of NumPy's float64 is float32: the truth is taken at the same point.
+        # JAX sees NumPy's float64 as float32: the truth is taken at that point.
         self.inputs = tuple(map(self._seen, subject.inputs))
         self.given = tuple(map(self._seen, subject.given))
         self.lifted, self._trace_x64 = self._must_lift()
@@ -116,7 +116,7 @@ class Evaluator:
         return [_at(mapped, i) for i in range(n)], [_at(scanned, i) for i in range(n)]
 
     def accepts(self, inputs: tuple, given: tuple, dy: tuple) -> bool:
-        """Whether the manual gradient can be traced for arguments of other shapes; NumPy code is not asked."""
+        """Whether the manual gradient can be traced for arguments of other shapes; assumed of NumPy code."""
         if not self.traceable:
             return True
         dy_structs = self._structs(dy, [y.dtype for y in self.y])
@@ -134,7 +134,7 @@ class Evaluator:
         return None if closed is None else tuple(closed.out_avals)
 
     def impure(self) -> str:
-        """"forward" or "backward" if it answers the same arguments in two ways, "" if neither does."""
+        """"forward" or "backward" if it gives two answers for the same arguments, "" if neither does."""
         subject = self.subject
         dy = tuple(leaf.astype(y.dtype) for leaf, y in zip(self.dy, self.y, strict=True))
         plain = (_copies(subject.inputs), subject.given)
@@ -144,7 +144,7 @@ class Evaluator:
         ):
             if jaxpr is not None:
                 structs = (self._structs(args[0], self.own_dtypes), *args[1:])
-                again = jax.make_jaxpr(functools.partial(f))  # another object: traces are kept by function
+                again = jax.make_jaxpr(functools.partial(f))  # another object: JAX caches traces by function
                 if _same_program(jaxpr, again(*structs)):
                     continue
             call = f if name == "forward" or jaxpr is not None else self._plain_leaves
@@ -209,7 +209,7 @@ class Evaluator:
         return describe_arguments(self.subject)
 
     def _trace(self, f: Callable, what: str, *args):
-        """f's jaxpr in the user's precision; None if it is NumPy code, which is then called to see that it runs."""
+        """f's jaxpr in the user's precision; None if it is NumPy code, which is then called to check that it runs."""
         structs = (self._structs(args[0], self.own_dtypes), *args[1:])
         try:
             return jax.make_jaxpr(f)(*structs)
@@ -258,14 +258,14 @@ class Evaluator:
                 closed = [jax.make_jaxpr(self.subject.forward)(self.inputs, self.given)]
                 if self.backward_jaxpr is not None:
                     closed.append(jax.make_jaxpr(self._leaves)(self.inputs, self.given, self.dy))
-        except Exception:  # dtypes written into the user's code, say the carry of a scan
+        except Exception:  # dtypes hard-coded by the user, say in the carry of a scan
             return True, False
         return any(has_low_precision(jaxpr) for jaxpr in closed), True
 
     # ------------------------------------------------------------ the functions, traced under x64
 
     def forward(self, inputs, given, strip: bool = False):
-        """y in float64, whatever the way."""
+        """y in float64, whichever way is taken."""
         if not (self.lifted or strip):
             return self.subject.forward(inputs, given)
         return self._lift(self.subject.forward, strip, inputs, given)
@@ -347,14 +347,14 @@ class Evaluator:
 
 
 def wide(leaf: Any) -> Any:
-    """A float array in float64, anything else as it is."""
+    """A float array in float64, anything else unchanged."""
     if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating):
         return np.asarray(leaf).astype(np.float64)
     return leaf
 
 
 def cotangent(seed: int | list[int], y: tuple) -> tuple[np.ndarray, ...]:
-    """Random numbers in y's shapes, which every precision can hold."""
+    """Random numbers in y's shapes that every precision can represent."""
     rng = np.random.default_rng(seed)
     return tuple(representable(rng.normal(size=leaf.shape)) for leaf in y)
 
@@ -373,7 +373,7 @@ def _equal(a, b) -> bool:
 
 
 def _copies(leaves) -> tuple:
-    """NumPy copies; keys stay what they are."""
+    """NumPy copies; keys are left as they are."""
     return tuple(leaf if _is_key(leaf) else np.array(leaf) for leaf in leaves)
 
 

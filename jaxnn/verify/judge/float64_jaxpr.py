@@ -15,12 +15,12 @@ def in_float64(f: Callable, *example_args, strip: bool = False) -> Callable:
     """g(*args), which does what f does for arguments like the example's, but in float64 arithmetic.
 
     f is traced once, in the precision of the example; g evaluates that jaxpr with every float16, bfloat16 and float32
-    replaced by float64. Random bits and the uniform numbers made of them stay as they were, so a key draws the same
-    dropout mask; traced anew under x64 it would draw another. g is called under `jax.enable_x64(True)`, can be traced,
-    and takes arrays of any float precision in f's tree. strip=True leaves the rules of custom_jvp and custom_vjp out,
+    replaced by float64. Random bits and the uniform numbers made from them stay as they were, so a key draws the same
+    dropout mask; retraced under x64 it would draw another. g is called under `jax.enable_x64(True)`, can be traced,
+    and takes arrays of any float precision in f's tree. strip=True leaves out the rules of custom_jvp and custom_vjp,
     so that jax.grad(g) does not depend on them.
 
-    Numerics: constants like 0.1 become the shortest decimal number that float32 rounds to them, as the user wrote them.
+    Numerics: constants like 0.1 become the shortest decimal that rounds to them in float32, as the user wrote them.
     """
     closed, shape = jax.make_jaxpr(f, return_shape=True)(*example_args)
     in_tree, out_tree = jax.tree.structure(example_args), jax.tree.structure(shape)
@@ -69,7 +69,7 @@ def wide(dtype: Any) -> Any:
 
 
 def widen(x: Any, dtype: Any) -> Any:
-    """x, of which a jaxpr says that it has this dtype, in `wide(dtype)`."""
+    """x, which has this dtype in a jaxpr, in `wide(dtype)`."""
     if is_key(dtype):
         return x  # a key
     if isinstance(x, Tracer):
@@ -92,7 +92,7 @@ def equation(eqn: JaxprEqn, args: Sequence) -> list:
     return bind(eqn, args, {key: _wide_parameter(value) for key, value in eqn.params.items()})
 
 
-# These look at the bits of a float, draw as many as it has, or are closed to us.
+# These look at a float's bits, draw as many as it has, or are opaque to us.
 _OWN_PRECISION = {"bitcast_convert_type", "nextafter", "random_gamma", "rng_uniform", "pure_callback", "io_callback"}
 _OWN_PRECISION |= jax_internals.OPAQUE
 

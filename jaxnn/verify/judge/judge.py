@@ -1,13 +1,13 @@
 """The three witnesses vote on every entry, at one point, in float64.
 
-    manual = autodiff                       right, if finite differences confirm autodiff where they measured it
+    manual = autodiff                       right, if finite differences confirm autodiff where they were measured
     manual ≠ autodiff = differences         wrong
     manual = differences ≠ autodiff         autodiff is wrong (a custom rule, a NaN behind a where), not the gradient
     manual = autodiff ≠ differences         circular: both come from the same wrong custom rule
     between the slopes on both sides        a kink, where any of them is a subgradient
 
 Tolerances have no absolute constant: an entry may differ from autodiff by 1e-7 of its leaf's largest entry (and 1e-13
-of the tree's), from differences by 1e-6 and four times their own error estimate; and by what rounding makes
+of the tree's), from differences by 1e-6 plus four times their own error estimate; and by what rounding makes
 unobservable, 1e-15 |φ| / |x|.
 """
 
@@ -24,7 +24,7 @@ from jaxnn.verify.report.data import FLOAT64_TOLERANCE
 DIFFERENCES_TOLERANCE = 1e-6
 SMALL = 256  # entries of a leaf that are all measured by differences
 SAMPLE = 32  # entries of a larger leaf
-WORST = 16  # and of these the ones that disagree most
+WORST = 16  # and the ones that disagree most
 
 
 class Judged(NamedTuple):
@@ -33,15 +33,15 @@ class Judged(NamedTuple):
     truth: np.ndarray  # autodiff, corrected where it was overruled
     error: np.ndarray  # of every entry against truth, relative (compare.py); inf where either is not finite
     wrong: np.ndarray  # bool: entries held against the gradient
-    kinks: int  # entries that differ by the convention at a kink
-    unknown: int  # entries of which no witness knows the derivative
+    kinks: int  # entries that differ only by the convention at a kink
+    unknown: int  # entries whose derivative no witness knows
     differences: float  # largest error of manual against differences, relative; NaN if none was measured
     confirmed: float  # largest error of autodiff against differences, relative; NaN if none was measured
     measured: int  # entries measured by differences
     overruled: str  # "" or why autodiff was not believed: "custom rule", "nan", "unexplained"
     circular: bool  # manual repeats autodiff's mistake
     slopes: Slopes | None
-    entries: np.ndarray  # which entries the slopes are of
+    entries: np.ndarray  # the entries that the slopes belong to
     scale: float  # what errors are relative to: the leaf's largest entry, and a little of the tree's
 
 
@@ -53,7 +53,7 @@ class Point(NamedTuple):
     dy: tuple
     gradients: Gradients
     leaves: tuple[Judged | None, ...]  # None: the manual leaf is missing or of another shape
-    stopped: bool  # differences contradict autodiff because of a stop_gradient, which is meant
+    stopped: bool  # differences contradict autodiff because of a stop_gradient, as intended
 
     @property
     def truth(self) -> tuple[np.ndarray, ...]:
@@ -78,8 +78,8 @@ def judge(
 ) -> Point:
     """Compare the manual gradient with its witnesses. claimed[i] is False for a leaf that claims no gradient.
 
-    thorough=False: differences are asked only where manual and autodiff disagree. typical is the largest entry of the
-    gradient elsewhere: where it vanishes here (a saturated sigmoid), 1e-13 of that is admitted.
+    thorough=False: differences are measured only where manual and autodiff disagree. typical is the gradient's largest
+    entry elsewhere: where the gradient vanishes here (a saturated sigmoid), 1e-13 of that is allowed.
     """
     gradients = evaluator.float64(inputs, given, dy)
     usable = [
@@ -107,14 +107,14 @@ def judge(
 
 
 def _noise(gradients: Gradients, inputs: tuple, dy: tuple) -> list[float]:
-    """Per leaf what to add to the scale so that a gradient passes that changes φ by less than its rounding."""
+    """Per leaf, what to add to the scale so that an error that changes φ by less than its rounding passes."""
     phi = sum(float(np.abs(np.nan_to_num(y * c)).sum()) for y, c in zip(gradients.y, dy, strict=True))
     sizes = (float(np.sqrt(np.mean(np.square(x)))) if x.size else 1.0 for x in inputs)
     return [1e-15 * phi / (size or 1.0) / FLOAT64_TOLERANCE for size in sizes]
 
 
 def _entries_to_measure(evaluator, gradients, inputs, given, usable, thorough, noise) -> list[np.ndarray]:
-    """Flat indices, per leaf: all of a small one; of a large one a sample, and the entries that disagree most."""
+    """Flat indices, per leaf: all of a small one; of a large one, a sample and the entries that disagree most."""
     n = sum(usable) or 1
     sizes = [x.size for x in inputs]
     if gradients.autodiff is None:
@@ -143,7 +143,7 @@ def _entries_to_measure(evaluator, gradients, inputs, given, usable, thorough, n
 
 
 def _measure(evaluator, inputs, given, dy, entries, usable, thorough):
-    """Slopes of the chosen entries of every leaf, and along one random direction a leaf."""
+    """Slopes of the chosen entries of every leaf, and along one random direction per leaf."""
     starts = np.cumsum([0, *(x.size for x in inputs)])[:-1]
     flat = np.concatenate([chosen + start for chosen, start in zip(entries, starts, strict=True)])
     directions = leaf_directions(0, inputs) if thorough and len(inputs) <= 64 else []
@@ -166,7 +166,7 @@ def _measure(evaluator, inputs, given, dy, entries, usable, thorough):
 def _truth(evaluator, gradients, inputs, given, dy, entries, slopes, directional, usable, noise):
     """Whom to believe, leaf by leaf: (truth, why autodiff was overruled, stop_gradient explains it)."""
     n = len(inputs)
-    if gradients.autodiff is None:  # NumPy code: differences are all there is
+    if gradients.autodiff is None:  # NumPy code: differences are the only witness
         truth = [
             s.slope.reshape(x.shape) if s is not None else np.zeros(np.shape(x))
             for s, x in zip(slopes, inputs, strict=True)
@@ -197,7 +197,7 @@ def _truth(evaluator, gradients, inputs, given, dy, entries, slopes, directional
             truth[i] = flat.reshape(auto.shape)
             overruled[i] = "unexplained" if np.isfinite(auto).all() else "nan"
     if stripped is not None and any(why == "custom rule" for why in overruled):
-        # The rule is wrong for every leaf upstream of it, also where only a sample was measured.
+        # The rule is wrong for every leaf upstream of it, even where only a sample was measured.
         for i in range(n):
             if usable[i] and not overruled[i] and np.isfinite(stripped[i]).all():
                 truth[i] = stripped[i]
@@ -210,7 +210,7 @@ def _reliable(s: Slopes, truth: np.ndarray, noise: float) -> np.ndarray:
 
 
 def _contradicts(auto, i, entries, s: Slopes | None, directional, noise: float) -> bool:
-    """Whether differences, where they are sure, say something else than autodiff."""
+    """Whether differences, where they are sure, disagree with autodiff."""
     if s is None:
         return False
     at = auto.ravel()[entries]
@@ -262,7 +262,7 @@ def _judge_leaf(manual, truth, auto, tree_max, noise, entries, s: Slopes | None,
                     confirmed = float(np.where(np.isfinite(gaps), gaps, np.inf).max())
         measured_wrong = flat_wrong[entries].any()
         if kinks and not measured_wrong and flat_wrong.any():
-            kinks += int(flat_wrong.sum())  # every measured disagreement is a kink: so are the others of the leaf
+            kinks += int(flat_wrong.sum())  # every measured disagreement is a kink: so are the leaf's others
             flat_wrong[:] = False
     if overruled == "nan":
         rest = ~np.isfinite(truth.ravel()) & np.isfinite(flat_manual)
@@ -296,8 +296,8 @@ def _judge_leaf(manual, truth, auto, tree_max, noise, entries, s: Slopes | None,
 def _forgive_ill_conditioning(evaluator: Evaluator, point: Point) -> Point:
     """Small errors of a function that magnifies rounding are not held against the gradient.
 
-    The truth is taken again at inputs that differ in their last digits (1e-14 relative): what changes there by a
-    hundredth of the error is not known better than the error.
+    The truth is taken again at inputs that differ in their last digits (1e-14 relative): if it changes there by a
+    hundredth of the error, it is not known any better than the error.
     """
     autodiff, small = point.gradients.autodiff, []
     for i, judged in enumerate(point.leaves):

@@ -17,19 +17,19 @@ def coverage(evaluator: Evaluator, given: Point, others) -> list[str]:
     notes = []
     if given.gradients.autodiff is None:
         why = "holds a while loop, which jax.grad cannot reverse" if evaluator.jaxpr is not None else "is NumPy code"
-        notes.append(f"the forward {why}: finite differences alone are the witness")
+        notes.append(f"the forward {why}: finite differences are the only witness")
     share = f"all {total}" if measured >= total else f"{measured} of {total}"
-    agree = f"; jax.grad confirmed to {max(confirmed):.1e}" if confirmed else ""
-    notes.append(f"differences measured {share} entries and one random direction a leaf{agree}")
+    agree = f"; jax.grad agrees to {max(confirmed):.1e}" if confirmed else ""
+    notes.append(f"differences measured {share} entries and one random direction per leaf{agree}")
     kinks = sum(judged.kinks for judged in given.leaves if judged is not None)
     if kinks:
         entries = f"{kinks} entries sit" if kinks > 1 else "an entry sits"
-        notes.append(f"{entries} on a kink, where your convention is not jax.grad's: any subgradient is right")
+        notes.append(f"{entries} on a kink, where your convention differs from jax.grad's: any subgradient is right")
     unknown = sum(judged.unknown for judged in given.leaves if judged is not None)
     if unknown:
         notes.append(f"{unknown} entries could not be checked: no witness knows the derivative there")
     if given.stopped:
-        notes.append("the forward stops gradients (stop_gradient): differences see more than jax.grad, which is meant")
+        notes.append("the forward stops gradients (stop_gradient): differences see more than jax.grad, as intended")
     if evaluator.lifted:
         notes.append("float64 arithmetic in the functions' own trace: their random draws and casts stay as they are")
     words = list(dict.fromkeys(variant.words for variant, _ in others))

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxnn.verify.judge.evaluate import Evaluator, cotangent
 
-MOVES = (0.3, 0.3, 1.0)  # of the size of a leaf: the last one changes many a sign
+MOVES = (0.3, 0.3, 1.0)  # as shares of a leaf's size: the last one flips many signs
 
 
 class Variant(NamedTuple):
@@ -20,11 +20,11 @@ class Variant(NamedTuple):
 
 
 def moved(evaluator: Evaluator, claimed: tuple[bool, ...]) -> Iterator[Variant]:
-    """The parameters moved at random by a share of each leaf's size; what claims no gradient stays.
+    """The parameters moved at random by a share of each leaf's size; leaves that claim no gradient stay.
 
-    Leaves within (0, 1) stay there if the forward clips: they are probabilities, and beyond lies another function.
+    Leaves within (0, 1) stay there if the forward clips: they are probabilities, and the function changes outside.
     """
-    moves = MOVES if evaluator.differentiable else MOVES[:1]  # where differences are all there is, a small one
+    moves = MOVES if evaluator.differentiable else MOVES[:1]  # where differences are the only witness, a small one
     for seed, share in enumerate(moves):
         rng = np.random.default_rng(seed)
         inputs = tuple(
@@ -62,7 +62,7 @@ def longer(evaluator: Evaluator) -> Iterator[Variant]:
 
 
 def batches(evaluator: Evaluator) -> Iterator[Variant]:
-    """Other batches, if the arguments have a batch axis: an example twice, another number of examples, and one."""
+    """Other batches, if the arguments have a batch axis: an example twice, another number of examples, just one."""
     found = _batch_axis(evaluator)
     if found is None:
         return
@@ -78,16 +78,16 @@ def batches(evaluator: Evaluator) -> Iterator[Variant]:
 
 
 def _other_size(n: int) -> int:
-    """Fewer where possible: with more rows than there were, indices may leave an array that has n entries."""
+    """Fewer where possible: with more rows, indices may run past an array of n entries."""
     return 2 if n == 3 else 3
 
 
 def _batch_axis(evaluator: Evaluator) -> tuple[int, frozenset[int]] | None:
-    """(size, which leaves have it as their first axis) of the batch; None if there is none to be found.
+    """(size, which leaves have it as their first axis) of the batch; None if none is found.
 
-    A set of leaves shares a batch axis if the forward takes another number of rows of all of them, with the same
-    operations (where only some rows were taken, arrays would be broadcast that were not before), and the gradient
-    takes them too. Data come before parameters: a table may have as many rows as the batch.
+    Leaves share a batch axis if the forward accepts another number of rows in all of them, with the same operations
+    (if only some of them changed, arrays would be broadcast that were not before), and so does the gradient. Data come
+    before parameters: a table may have as many rows as the batch.
     """
     leaves = (*evaluator.inputs, *evaluator.given)
     n_inputs = len(evaluator.inputs)
@@ -114,14 +114,14 @@ def _batch_axis(evaluator: Evaluator) -> tuple[int, frozenset[int]] | None:
 
 
 def _alike(evaluator: Evaluator, variant: Variant, operations: set[str] | None) -> bool:
-    """Whether the forward does the same for the variant's shapes, but for how it takes parts of its arguments."""
+    """Whether the forward does the same for the variant's shapes, apart from how it slices its arguments."""
     there = evaluator.operations(variant.inputs, variant.given)
     taking = {"slice", "dynamic_slice", "gather", "squeeze", "reshape", "concatenate"}
     return there is not None and operations is not None and there ^ operations <= taking
 
 
 def _is_measured(x: np.ndarray) -> bool:
-    """Floats that may be moved: not labels (0, 1, 2) nor shares that add up to 1."""
+    """Floats that may be moved: neither labels (0, 1, 2) nor shares that add up to 1."""
     if not np.issubdtype(x.dtype, np.floating) or (x == np.round(x)).all():
         return False
     return x.ndim < 2 or not np.allclose(x.sum(-1), 1, atol=1e-5)
@@ -136,7 +136,7 @@ def _taken(
         n = leaves[i].shape[axis]
         taken = leaves[i][(slice(None),) * axis + (rows,)]
         if len(rows) > n and isinstance(taken, np.ndarray) and _is_measured(taken):
-            # Copies of the same examples would hide a gradient that takes the first one for all.
+            # Copies of the same examples would hide a gradient that uses the first one for all.
             copies = (slice(None),) * axis + (slice(n, None),)
             taken[copies] = _move(np.random.default_rng(i), taken[copies], 0.3, False)
         leaves[i] = taken

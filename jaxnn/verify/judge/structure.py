@@ -1,4 +1,4 @@
-"""Is the gradient shaped like what it is the gradient of: tree, leaves, dtypes? Before any number is compared."""
+"""Does the gradient have its parameters' tree, leaves and dtypes? Checked before any number is compared."""
 
 import difflib
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Structure(NamedTuple):
 
 
 def match(subject: Subject, gradient: Any) -> Structure:
-    """Find every leaf of the gradient, and say what is missing, extra, or of another container or dtype."""
+    """Find every leaf of the gradient, and say what is missing, extra, in another container or of another dtype."""
     found: list[Finding] = []
     gradient = _unwrapped(subject, gradient, found)
     places, got = _by_path(subject.expected), _by_path(gradient)
@@ -46,7 +46,7 @@ def match(subject: Subject, gradient: Any) -> Structure:
     in_order = [leaf for leaf in got.values() if leaf is not None]
     inputs = [slot for slot in subject.slots if slot.is_input]
     if missing and extra and [np.shape(leaf) for leaf in in_order] == [slot.shape for slot in inputs]:
-        # A plain tuple for a namedtuple, a dict with other names: the leaves are all there, in order.
+        # A plain tuple for a namedtuple, a dict with other names: all leaves are there, in order.
         if isinstance(gradient, dict) and isinstance(subject.expected, dict):
             found.append(_missing_and_extra(missing, extra, subject, gradient))
         else:
@@ -60,7 +60,7 @@ def match(subject: Subject, gradient: Any) -> Structure:
 
 
 def dtype_findings(subject: Subject, leaves: tuple, traceable: bool) -> list[Finding]:
-    """Leaves of another dtype than their parameter. NumPy code may answer in float64."""
+    """Leaves whose dtype is not their parameter's. NumPy code may answer in float64."""
     wrong = []
     for path, given, leaf in zip(subject.input_paths, subject.inputs, leaves, strict=True):
         if leaf is None:
@@ -78,14 +78,14 @@ def dtype_findings(subject: Subject, leaves: tuple, traceable: bool) -> list[Fin
     more = f" (and {len(wrong) - 1} more leaves)" if len(wrong) > 1 else ""
     text = f"{path}: the gradient is {dtype}, the parameter {expected}{more}: a gradient has its parameter's dtype. "
     if jnp.issubdtype(dtype, jnp.integer):
-        text += f"Integers have cut its numbers off: compute it in {expected}"
+        text += f"Integers have truncated its values: compute it in {expected}"
     else:
         text += f"Return it with .astype({expected})"
     return [Finding("dtype", text, tuple(p for p, _, _ in wrong), OBSERVED)]
 
 
 def _unwrapped(subject: Subject, gradient: Any, found: list[Finding]) -> Any:
-    """The gradient without a value beside it or a tuple around it, which are findings."""
+    """The gradient without a value next to it or a tuple around it, both of which are findings."""
     expected = jax.tree.structure(subject.expected)
     if jax.tree.structure(gradient) == expected or not isinstance(gradient, tuple | list):
         if not subject.scalar and not isinstance(gradient, tuple | list):
@@ -120,7 +120,7 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _token(part) -> str:
-    """A namedtuple's field and a dict's key of the same name are the same place; the container is checked apart."""
+    """A namedtuple's field and a dict's key of the same name are the same place; the container is checked elsewhere."""
     for attribute in ("key", "name", "idx"):
         if hasattr(part, attribute):
             return f"[{getattr(part, attribute)!r}]"
@@ -133,7 +133,7 @@ def _fits(expected: Any, gradient: Any) -> bool:
 
 
 def _containers_differ(expected: Any, gradient: Any) -> bool:
-    """Whether the same leaves sit in other containers; None stands for a whole subtree."""
+    """Whether the same leaves are in other containers; None stands for a whole subtree."""
     if gradient is None:
         return False
     try:
@@ -151,7 +151,7 @@ def _check_integer(slot: Slot, leaf: Any, found: list[Finding]) -> None:
     except (TypeError, ValueError):
         return  # a key, say
     if nonzero:
-        text = f"{slot.path} holds {slot.dtype}, which have no gradient, but yours is not zero; return None or zeros"
+        text = f"{slot.path} holds {slot.dtype}, which has no gradient, but yours is not zero; return None or zeros"
         found.append(Finding("integer", text, (slot.path,), OBSERVED))
 
 
@@ -180,9 +180,9 @@ def _last(path: str) -> str:
 
 def _container(subject: Subject, expected, got) -> Finding:
     text = f"the gradient has the tree {got}, the parameters have {expected}"
-    text = text if len(text) < 300 else "the gradient is built of other containers than the parameters"
+    text = text if len(text) < 300 else "the gradient is built from different containers than the parameters"
     text += (
-        ": the same leaves in other containers (a list where a tuple is, say), so that jax.tree.map over both fails. "
+        ": the same leaves in other containers (a list for a tuple), so jax.tree.map over them fails. "
         f"Return the containers of the parameters ({', '.join(sorted(_containers(subject.expected)))})"
     )
     return Finding("container", text, (), OBSERVED)

@@ -2,7 +2,7 @@
 
     inputs    the float leaves that are differentiated
     given     the other array leaves: data, labels, masks, keys
-    and what is no array (None, strings, Python numbers that are not differentiated) stays where it is
+    and what is not an array (None, strings, Python numbers that are not differentiated) stays where it is
 """
 
 import functools
@@ -20,7 +20,7 @@ from jaxnn.verify.judge.rule import Example, Rule
 
 
 class CannotVerify(ValueError):
-    """The call cannot be verified: the message says what came and what to change."""
+    """The call cannot be verified: the message says what was passed and what to change."""
 
 
 class Slot(NamedTuple):
@@ -47,7 +47,7 @@ class Subject(NamedTuple):
     slots: tuple[Slot, ...]  # the leaves of `expected`
     scalar: bool  # the forward is a loss: its cotangent is 1
     constants: tuple[tuple[str, float], ...] = ()  # Python numbers among the arguments, by path
-    primal: Callable[[tuple, tuple], tuple] | None = None  # y as the forward of a pair returns it beside its residuals
+    primal: Callable[[tuple, tuple], tuple] | None = None  # y as a pair's forward returns it with its residuals
 
 
 def from_loss(loss: Callable, manual_grad: Callable, args: tuple, argnums: int | tuple[int, ...]) -> Subject:
@@ -55,7 +55,7 @@ def from_loss(loss: Callable, manual_grad: Callable, args: tuple, argnums: int |
     numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     for number in numbers:
         if not -len(args) <= number < len(args):
-            raise CannotVerify(f"argnums is {argnums}, but {len(args)} argument(s) came; the first is number 0")
+            raise CannotVerify(f"argnums is {argnums}, but there are {len(args)} argument(s); the first is number 0")
     numbers = tuple(number % len(args) for number in numbers)
     _require_arity(loss, args, "the loss")
     _require_arity(manual_grad, args, "the manual gradient")
@@ -76,7 +76,7 @@ def from_loss(loss: Callable, manual_grad: Callable, args: tuple, argnums: int |
 
 
 def from_vjp(f: Callable, f_fwd: Callable, f_bwd: Callable, args: tuple, pair: bool) -> Subject:
-    """f(*args) -> y; f_fwd(*args) -> (y, residuals); f_bwd(residuals, dy) -> a tuple of gradients, one an argument.
+    """f(*args) -> y; f_fwd(*args) -> (y, residuals); f_bwd(residuals, dy) -> a tuple of gradients, one per argument.
 
     With pair=True f_bwd is a bare pair's, f_bwd(params, cache, dy) -> (dparams, dx, …), where params is args[0].
     """
@@ -192,10 +192,10 @@ def _split_arguments(args: tuple, differentiated: tuple[int, ...], names: tuple[
             if not isinstance(leaf, _ARRAYS) and not isinstance(leaf, int | float):
                 raise CannotVerify(
                     f"{paths[i]} is a {type(leaf).__name__}, which has no gradient; "
-                    "differentiate the others only (argnums=...), or take it out of the parameters"
+                    "differentiate only the others (argnums=...), or take it out of the parameters"
                 )
             if not _is_key(leaf) and np.issubdtype(_dtype(leaf), np.complexfloating):
-                raise CannotVerify(f"{paths[i]} is complex; split it into its real and its imaginary part")
+                raise CannotVerify(f"{paths[i]} is complex; split it into its real and imaginary parts")
             slots.append(Slot(paths[i], i, jnp.shape(leaf), _dtype(leaf), _is_float(leaf)))
         if is_differentiated and _is_float(leaf):
             inputs.append(i)
@@ -224,7 +224,7 @@ def _subject(name, forward, backward, split: _Split, expected, scalar) -> Subjec
         found = ", ".join(f"{slot.path} {slot.dtype}" for slot in split.slots[:6]) or "no arrays at all"
         raise CannotVerify(
             f"there is nothing to differentiate: the differentiated arguments hold {found}. "
-            "Give parameters of floats (jnp.asarray(w, jnp.float32)), or another argnums"
+            "Pass float parameters (jnp.asarray(w, jnp.float32)), or another argnums"
         )
     return Subject(
         name,
@@ -310,7 +310,7 @@ def _require_arity(f: Callable, args: tuple, what: str) -> None:
         signature.bind(*args)
     except TypeError as error:
         raise CannotVerify(
-            f"{what}, {_name(f)}{signature}, cannot be called with the {len(args)} argument(s) that came: {error}. "
+            f"{what}, {_name(f)}{signature}, cannot be called with the {len(args)} argument(s) given: {error}. "
             "Both functions take the same arguments; bind others with functools.partial"
         ) from None
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Of the step h, relative to the size of what is moved: truncation shrinks as h², rounding grows as 1/h.
+# Steps h, relative to the size of what is moved: truncation shrinks as h², rounding grows as 1/h.
 STEPS = np.array([1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
 _EPS = float(np.finfo(np.float64).eps)
 _WORK = 1e11  # floating-point operations that differences may spend at one point: some ten seconds on two cores
@@ -22,7 +22,7 @@ _CAREFUL = {"xla_backend_optimization_level": 0}
 
 @functools.cache
 def _fastest() -> dict[str, Any]:
-    """What compiles four times faster still, on CPUs; not every version knows every switch."""
+    """Options that compile four times faster still on CPUs; not every version knows them all."""
     options = {**_CAREFUL, "xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
@@ -32,10 +32,10 @@ def _fastest() -> dict[str, Any]:
 
 
 def quickly_compiled(f: Callable, careful: bool = False) -> Callable:
-    """jax.jit for what runs a few times: the optimizations would only cost time to compile.
+    """jax.jit for what runs only a few times, where optimizing would cost more time than it saves.
 
-    Compiled code computes a fused value twice where it is used twice, and may round it in two ways: then
-    `x == x.max()` misses the maximum. So nothing is called wrong before it was run step by step.
+    Compiled code computes a fused value twice where it is used twice, and may round it two ways: then
+    `x == x.max()` misses the maximum. So nothing is called wrong before it has been run step by step.
     """
     return jax.jit(f, compiler_options=_CAREFUL if careful else _fastest())
 
@@ -50,7 +50,7 @@ class Slopes(NamedTuple):
     """Derivatives of φ measured by finite differences: an element of each array for every entry or direction."""
 
     slope: np.ndarray  # φ'
-    error: np.ndarray  # an estimate of its error; inf where the differences came to no result
+    error: np.ndarray  # an estimate of its error; inf where the differences gave no result
     below: np.ndarray  # the slope on the left and on the right, at a small step
     above: np.ndarray
     kink: np.ndarray  # True where those two differ by an amount that does not shrink with the step
@@ -61,9 +61,9 @@ class Slopes(NamedTuple):
 class Differences:
     """Finite differences of φ(leaves, rest) in the leaves. Compiles once for all points of the same shapes.
 
-    D(h) = (φ(x + h) - φ(x - h)) / 2h for six steps h, a tenth of each other; R = (100 D(h/10) - D(h)) / 99 cancels the
-    h² term. Of two neighbouring R that agree best the second is taken, and their gap, or the rounding of φ divided by
-    h if that is larger, is the error estimate. Where φ exists on one side only, one-sided differences take their place.
+    D(h) = (φ(x + h) - φ(x - h)) / 2h for six steps h, each a tenth of the last; R = (100 D(h/10) - D(h)) / 99 cancels
+    the h² term. Of the two neighbouring R that agree best, the second is taken; their gap, or the rounding of φ over h
+    if that is larger, is the error estimate. Where φ exists on one side only, one-sided differences take over.
     """
 
     def __init__(self, phi: Callable[[tuple, Any], Any], traceable: bool = True, careful: bool = False):
@@ -79,7 +79,7 @@ class Differences:
             moved = jnp.where(jnp.arange(theta.size) == j, theta + h, theta) + t * directions[d]
             return self._phi(_split(moved, leaves, jnp.reshape), rest)
 
-        # One after the other: XLA on CPUs does a batch of convolutions with a batch of kernels in quadratic time.
+        # One after the other: on CPUs XLA takes quadratic time for a batch of convolutions with a batch of kernels.
         return jax.lax.map(one, (where, by, which, along))
 
     def _many_plain(self, leaves, rest, directions, where, by, which, along):
@@ -129,7 +129,7 @@ class Differences:
 
 
 def affordable(flops: float) -> int:
-    """How many entries may be measured, if one φ costs so many operations."""
+    """How many entries may be measured if one φ costs this many operations."""
     return int(np.clip(_WORK / max(flops, 1.0) / (2 * len(STEPS)), 12, 4096))
 
 
@@ -165,7 +165,7 @@ def _slopes(values: np.ndarray, at: np.float64, h: np.ndarray) -> Slopes:
 
 
 def _best(estimates: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the estimates for shrinking h the one that its neighbour agrees with best, and its error."""
+    """Of the estimates for shrinking h, the one that its neighbour agrees with best, and its error."""
     gaps = np.maximum(np.abs(np.diff(estimates, axis=1)), rounding[:, 2:])
     gaps = np.where(np.isfinite(gaps), gaps, np.inf)  # a step that left the function's domain
     best = gaps.argmin(axis=1)
@@ -174,7 +174,7 @@ def _best(estimates: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def leaf_directions(seed: int, inputs: Any) -> list[Any]:
-    """For each leaf of inputs a random direction that moves this leaf alone, of about the leaf's own size."""
+    """For each leaf of inputs, a random direction that moves this leaf alone by about its own size."""
     leaves, tree = jax.tree.flatten(inputs)
     rng = np.random.default_rng(seed)
     directions = []

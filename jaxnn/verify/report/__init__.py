@@ -1,1 +1,1 @@
-"""How it is said: data <- text <- figure <- html, one way."""
+"""How it is presented: data <- text <- figure <- html, one way."""

@@ -24,7 +24,7 @@ class Finding(NamedTuple):
     leaves: tuple[str, ...] = ()  # the leaves that it explains
     confidence: str = CONSISTENT  # EXACT, CONSISTENT, UNKNOWN or OBSERVED
     source: str | None = None  # the line of the user's forward that it is about: "model.py:41"
-    wrong: bool = True  # False: told, but not held against the gradient
+    wrong: bool = True  # False: reported, but not held against the gradient
 
 
 class Curve(NamedTuple):
@@ -79,9 +79,9 @@ class Outcome:
         return not any(finding.wrong for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON can hold it, without the gradients themselves.
+        """The report as data for JSON, without the gradients themselves.
 
-        Errors that nobody measured (a NaN in Leaf.autodiff or Leaf.differences) are None. Any other number that is not
+        Errors that were not measured (NaN in Leaf.autodiff or Leaf.differences) are None. Any other number that is not
         finite is the text "nan", "inf" or "-inf", which `float` reads back.
         """
         return {
@@ -107,7 +107,7 @@ def wrong_first(outcome: Outcome) -> list[Leaf]:
 
 
 def _number(x: Any) -> float | str:
-    """x as JSON can hold it."""
+    """x as a value for JSON."""
     try:
         x = float(x)
     except (TypeError, ValueError):

@@ -17,7 +17,7 @@ LEAVES = 4  # wrong leaves that get a row of panels
 DOTS = 40  # leaves whose errors get a line
 CELLS = 96  # rows or columns of a heat map; a larger leaf is drawn by the largest error of each block
 POINTS = 2000  # of the scatter
-HUGE = 1e100  # drawn no larger: matplotlib's own arithmetic overflows beyond
+HUGE = 1e100  # nothing is drawn larger: beyond, matplotlib's own arithmetic overflows
 NO_ERROR = 1e-17  # where an error of 0 is drawn on a log axis
 
 BLUE, RED = COLOURS[:2]
@@ -37,7 +37,7 @@ def figure(report: Outcome) -> "Figure":
 
 
 def panel_figures(leaf: Leaf) -> list[tuple[str, "Figure"]]:
-    """The panels of one leaf that have something to show, as figures of their own, each with its meaning in words."""
+    """The panels of one leaf that have something to show, as separate figures, each with a caption."""
     drawn = [(caption, new_figure(4.4, 3.3), draw) for draw, caption in PANELS.items()]
     return [(caption, one) for caption, one, draw in drawn if draw(one.add_subplot(), leaf)]
 
@@ -63,7 +63,7 @@ def errors_figure(report: Outcome) -> "Figure":
     ax.set_yticks(range(len(shown)), [elide(leaf.path, 44) for leaf in shown], fontsize=8)
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.set_xlim(NO_ERROR / 2, max([1e-5, *(2 * largest[path] for path in worst)]))
-    ax.set_xlabel("largest error of an entry, relative to the largest of its leaf; 0 stands at 1e-17", fontsize=9)
+    ax.set_xlabel("largest error of an entry, relative to the largest of its leaf; 0 is drawn at 1e-17", fontsize=9)
     ax.tick_params(axis="x", labelsize=9)
     title = elide(f"{'RIGHT' if report.ok else 'WRONG'}  {summary(report)}", 110)
     if len(shown) < len(largest):
@@ -121,7 +121,7 @@ def heat_map(ax: "Axes", leaf: Leaf) -> bool:
 
 
 def scatter(ax: "Axes", leaf: Leaf) -> bool:
-    """Every entry as a point, manual over truth: on the diagonal they agree."""
+    """Every entry as a point, manual against truth: on the diagonal they agree."""
     _title(ax, "manual against truth")
     compared = _sides(ax, leaf)
     if compared is None:
@@ -164,7 +164,7 @@ def v_curve(ax: "Axes", leaf: Leaf) -> bool:
     if compared is None:
         return False
     if curve is None or not np.isfinite(curve.slopes).any():
-        return _say(ax, "no differences of\na single entry were measured")
+        return _say(ax, "no differences were measured\nat a single entry")
     _title(ax, f"central differences at {list(curve.index)}" if curve.index else "central differences")
     plain(ax)
     ax.set_xscale("log")
@@ -184,9 +184,9 @@ def v_curve(ax: "Axes", leaf: Leaf) -> bool:
 
 
 PANELS = {
-    heat_map: "Where it is wrong: red lies above the truth, blue below, white is right, grey not finite.",
-    scatter: "Every entry, manual over truth: on the dashed line they agree.",
-    v_curve: "Central differences of the worst entry come close to the side that is right as the step shrinks, "
+    heat_map: "Where it is wrong: red is above the truth, blue below, white is right, grey is not finite.",
+    scatter: "Every entry, manual against truth: on the dashed line they agree.",
+    v_curve: "Central differences of the worst entry approach the side that is right as the step shrinks, "
     "until rounding takes over.",
 }
 

@@ -1,4 +1,4 @@
-"""A report as a web page: one file with its style and its figures in it, legible on a phone, light or dark."""
+"""A report as a web page: one file with its style and figures embedded, legible on a phone, light or dark."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from jaxnn.verify.report.text import KINDS, credit, error, summary, unnamed_leav
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPEN_ROWS = 40  # leaves of the table that are seen without a click
+OPEN_ROWS = 40  # rows of the table of leaves visible without a click
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --line: #d5d5d5; --faint: #666; --bad: #b3261e;
@@ -60,7 +60,7 @@ def report_page(report: Outcome) -> str:
         panels = "".join(_image(drawn, caption) for caption, drawn in panel_figures(leaf))
         parts.append(f'<h3><code>{escape(leaf.path)}</code> {shape}</h3><div class="panels">{panels}</div>')
     if len(wrong) > LEAVES:
-        parts.append(f'<p class="faint">Drawn are the first {LEAVES} of {len(wrong):,} wrong leaves.</p>')
+        parts.append(f'<p class="faint">The first {LEAVES} of {len(wrong):,} wrong leaves are drawn.</p>')
     if not wrong and report.leaves:
         drawn = errors_figure(report)
         parts.append(_image(drawn, "The largest error of every leaf, and the tolerance in float64.", "wide"))
@@ -72,7 +72,7 @@ def report_page(report: Outcome) -> str:
 
 
 def page(verdict: str, sentence: str, ok: bool, body: str) -> str:
-    """A page of this library: the verdict on top, then the body, which is HTML already."""
+    """A page of this library: the verdict on top, then the body, which is already HTML."""
 
     kind = "good" if ok else "bad"
     return f"""<!doctype html>
@@ -93,13 +93,13 @@ def page(verdict: str, sentence: str, ok: bool, body: str) -> str:
 
 
 def table(head: list[str], rows: list[str], numbers: range) -> str:
-    """A table that scrolls sideways where it is too wide. Rows are HTML already; columns in `numbers` stand right."""
+    """A table that scrolls sideways where it is too wide. Rows are already HTML; columns in `numbers` align right."""
     cells = "".join(f"<th{_side(i, numbers)}>{escape(name)}</th>" for i, name in enumerate(head))
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def row(cells: list[str], kind: str, numbers: range, more: str = "") -> str:
-    """A row of a table; the first cell, the verdict, is coloured as `kind`. What is `more` stands in a row below."""
+    """A row of a table; the first cell, the verdict, is coloured as `kind`. `more` goes into a row below."""
     verdict, *others = cells
     inner = "".join(f"<td{_side(i, numbers)}>{escape(cell)}</td>" for i, cell in enumerate(others, 1))
     below = f'<tr><td colspan="{len(cells)}" class="where">{escape(more)}</td></tr>' if more else ""
@@ -107,14 +107,14 @@ def row(cells: list[str], kind: str, numbers: range, more: str = "") -> str:
 
 
 def require_folder(path: str | os.PathLike) -> None:
-    """FileNotFoundError unless the folder in which `path` shall be written exists."""
+    """FileNotFoundError unless the folder that `path` will be written to exists."""
     folder = Path(path).absolute().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {folder}; make it first, or write somewhere else")
 
 
 def write_page(path: str | os.PathLike, text: str) -> None:
-    """All or nothing: the file appears under its name when it is complete."""
+    """All or nothing: the file appears under its name only once it is complete."""
     require_folder(path)
     path = Path(path)
     partial = path.with_name(path.name + ".part")

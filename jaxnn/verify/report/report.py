@@ -29,15 +29,15 @@ class Report(Outcome):
             raise WrongGradient(str(self))
 
     def to_html(self, path: str | os.PathLike) -> None:
-        """Write the report as one page that needs no other file. All or nothing: it appears when it is complete.
+        """Write the report as one page that needs no other file. All or nothing: it appears only once complete.
 
         FileNotFoundError if the folder does not exist.
         """
         html.write_page(path, html.report_page(self))
 
     def figure(self) -> "Figure":
-        """For up to four wrong leaves where they are wrong, manual against truth, and the differences against the step.
+        """For up to four wrong leaves: where they are wrong, manual against truth, the differences against the step.
 
-        For a right gradient the error of every leaf. Returned, never shown; save it with its `savefig`.
+        For a right gradient: the error of every leaf. Returned, never shown; save it with its `savefig`.
         """
         return figure.figure(self)

@@ -11,8 +11,8 @@ import numpy as np
 from jaxnn.verify.report.data import Finding, Leaf, Outcome, wrong_first
 
 WIDTH = 110
-SCREEN = 24  # lines that a right gradient may take
-WRONG_LEAVES, WRONG_FINDINGS = 10, 8  # the most that are told one by one
+SCREEN = 24  # lines that the report of a right gradient may take
+WRONG_LEAVES, WRONG_FINDINGS = 10, 8  # the most that are reported one by one
 ANSI = {"bad": "1;31", "good": "1;32", "hint": "33", "faint": "2"}
 COLUMNS = ("leaf", "shape", "largest |g|", "vs autodiff", "vs differences", "verdict")
 KINDS = {"WRONG": "bad", "kink": "hint", "ok": "good"}  # of a leaf's status; "integer" and others are faint
@@ -21,7 +21,7 @@ Paint = Callable[[str, str], str]
 
 
 def show(report: Outcome, stream: TextIO) -> None:
-    """Print the report, as wide as the terminal and in colour if the stream is one that wants it."""
+    """Print the report, as wide as the terminal, and in colour if the stream takes it."""
     width = min(WIDTH, max(60, shutil.get_terminal_size((WIDTH, SCREEN)).columns)) if stream.isatty() else WIDTH
     print(render(report, width, painter(stream)), file=stream)
 
@@ -86,7 +86,7 @@ def count(n: int, noun: str) -> str:
 
 
 def error(e: float) -> str:
-    """A relative error in a column; a dash where nobody measured it."""
+    """A relative error in a column; a dash where none was measured."""
     return "–" if np.isnan(e) else "0" if e == 0 else f"{e:.1e}"
 
 
@@ -116,7 +116,7 @@ def where(leaf: Leaf) -> str:
     if leaf.manual is None:
         return "the manual gradient has no such leaf"
     if leaf.truth is None:
-        return "the manual gradient has this leaf, but there is nothing of its name to differentiate"
+        return "the manual gradient has this leaf, but nothing of its name is differentiated"
     if leaf.manual.shape != leaf.truth.shape:
         return f"manual has the shape {leaf.manual.shape}, truth {leaf.truth.shape}"
     n = leaf.truth.size
@@ -136,7 +136,7 @@ def credit(finding: Finding) -> str:
 
 
 def _table(leaves: list[Leaf], width: int, room: int, paint: Paint) -> list[str]:
-    """A line a leaf, two for a wrong one; of those that are right as many as there is room for."""
+    """One line per leaf, two for a wrong one; as many of the right ones as there is room for."""
     if not leaves:
         return ["  no leaves: nothing was differentiated"]
     wrong = [leaf for leaf in leaves if leaf.status == "WRONG"]
@@ -201,7 +201,7 @@ def _notes(report: Outcome, width: int, paint: Paint) -> list[str]:
 
 
 def _wrap(text: str, width: int, indent: str) -> list[str]:
-    """Lines of `width` columns with a hanging indent. Line ends in the text stay, and so do spaces behind them."""
+    """Lines of `width` columns with a hanging indent; line breaks in the text and the indents after them stay."""
     lines: list[str] = []
     for line in text.splitlines() or [""]:
         deeper = indent + line[: len(line) - len(line.lstrip())]

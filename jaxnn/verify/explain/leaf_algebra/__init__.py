@@ -1,14 +1,14 @@
 """What is wrong with the leaves of a gradient: hypotheses tested by algebra on the numbers, in float64.
 
 Each family of hypotheses is a file with `explain(view, lab)`, which yields Explanations: an equation between the manual
-gradient and the truth that holds if the hypothesis is true. `Lab.accepts` tests it, at the point at which the gradient
-is wrong and at a moved one. A new hypothesis goes into the family it belongs to, a new family into FAMILIES.
+gradient and the truth that holds if the hypothesis is true. `Lab.accepts` tests it, at the point where the gradient is
+wrong and at a moved one. A new hypothesis goes into the family it belongs to, a new family into FAMILIES.
 
-    missing_values          missing, 0, NaN, infinite; clipped, without sign
+    missing_values          missing, 0, NaN, infinite; clipped, sign lost
     shapes                  another shape
     factors                 c·truth; a factor per row, per entry
     rearranged              permuted axes or entries, another leaf's gradient
-    terms                   a term too few or too many: L2, -y, dy
+    terms                   a term missing or added: L2, -y, dy
     projections             the path through a mean or a norm
     activation_derivatives  of activations, softmax's
     some_entries            only some entries are wrong
@@ -111,7 +111,7 @@ def _best(view: View, lab: Lab) -> Found:
 
 
 def _shared(found: dict[int, Found], views: list[View], lab: Lab) -> dict[int, Found]:
-    """One cause for many leaves is likelier than many: what explains one leaf exactly is tried on the others."""
+    """One cause for many leaves is likelier than many causes: what explains one leaf exactly is tried on the others."""
     for one in [pair for pair in found.values() if pair and pair[0].exact]:
         key, family = _key(one[0]), one[1]
         has = [i for i, pair in found.items() if pair and _key(pair[0]) == key]
@@ -152,10 +152,10 @@ def _names(leaves: list[int], evidence: Evidence) -> str:
 
 
 def _unknown(leaves: list[int], evidence: Evidence, enters: str) -> Finding:
-    """What can be said of leaves that no hypothesis explains."""
+    """What can be said about leaves that no hypothesis explains."""
     told = [f"{_names([i], evidence)}: {_numbers(View(evidence, i))}" for i in leaves[:3]]
     if len(leaves) > 3:
-        told.append(f"{len(leaves) - 3} more leaves are wrong in no simple way")
+        told.append(f"{len(leaves) - 3} more leaves are wrong, in no simple way")
     if enters:
         told.append(enters[0].upper() + enters[1:])
     return Finding("unknown", ". ".join(told) + ".", tuple(evidence.input_paths[i] for i in leaves), UNKNOWN)
@@ -172,7 +172,7 @@ def _numbers(view: View) -> str:
     ratio = m[used] / t[used]
     cosine = float(np.vdot(m, t) / (np.linalg.norm(m) * np.linalg.norm(t)))
     spread = f" (middle half {number(np.quantile(ratio, 0.25))} to {number(np.quantile(ratio, 0.75))})"
-    return f"{said}; manual/truth is {number(float(np.median(ratio)))} in the median{spread}, their cosine {cosine:.3f}"
+    return f"{said}; the median of manual/truth is {number(float(np.median(ratio)))}{spread}, their cosine {cosine:.3f}"
 
 
 def _as_numpy(x):

@@ -1,4 +1,4 @@
-"""Derivatives of activations, seen in leaves that go straight into one; softmax."""
+"""Derivatives of activations, seen in leaves that feed straight into one; softmax."""
 
 import functools
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ CHUNK = 512  # entries for which the table is compiled; also the sample on which
 
 
 def explain(view: View, lab: Lab) -> Iterator[Explanation]:
-    """manual·f'(x) = truth·(what stands instead of f'(x)), for every activation f."""
+    """manual·f'(x) = truth·(what is used instead of f'(x)), for every activation f."""
     if not view.comparable or view.truth.size < 4 or not _is_function_of(view):
         return
     some = np.unique(np.linspace(0, view.truth.size - 1, CHUNK).astype(int))
@@ -46,7 +46,7 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
 
 
 def _instead(name, x, value, slope, table):
-    """(what stands in place of f'(x), what that means, its values), None for f'(f(x))."""
+    """(what is used in place of f'(x), what that means, its values), None for f'(f(x))."""
     yield "1", "the derivative of {f} is missing", np.ones_like(x)
     yield f"{name}'({name}(x))", "the derivative of {f} is taken at the activation instead of the pre-activation", None
     yield f"{name}(x)", "the activation {f} itself multiplies instead of its derivative", value
@@ -56,7 +56,7 @@ def _instead(name, x, value, slope, table):
         why = "this formula of {f}' holds for the activation a = {f}(x): it is given the pre-activation x"
         yield words, why, form
     yield f"1 - {name}(x)", "this is not the derivative of {f}", 1 - value
-    yield f"1 + {name}(x)²", "a sign in the derivative of {f}", 1 + value * value
+    yield f"1 + {name}(x)²", "a sign is wrong in the derivative of {f}", 1 + value * value
     yield f"{name}(x)²", "this is not the derivative of {f}", value * value
     yield f"{name}'(x)²", "the derivative of {f} is applied twice", slope * slope
     for other, (_, s) in table.items():
@@ -103,7 +103,7 @@ def _compiled():
 
 
 def softmax(view: View, lab: Lab) -> Iterator[Explanation]:
-    """What may stand instead of p (dy - Σ p dy), p = softmax(x), or of log_softmax's dy - p Σ dy."""
+    """What may be used instead of p (dy - Σ p dy), p = softmax(x), or of log_softmax's dy - p Σ dy."""
     e = view.evidence
     if not view.comparable or view.truth.ndim < 1 or len(e.dy) != 1 or e.dy[0].shape != view.truth.shape:
         return

@@ -1,4 +1,4 @@
-"""How the examples of the batch are put together: each one's own gradient is measured, then the weights they have."""
+"""How the batch's examples are combined: each one's own gradient is measured, then the weight it has."""
 
 from collections.abc import Iterator
 
@@ -66,7 +66,7 @@ def _only(b, n) -> Explanation:
 
 
 def _weighted(view, lab, u, t) -> Iterator[Explanation]:
-    """What the weights u of the examples are, beside the t that they should be."""
+    """What the weights u of the examples are, against the t that they should be."""
     n = len(u)
     used, due = u != 0, t != 0
     ratio = u[used & due] / t[used & due]

@@ -36,13 +36,13 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
 
 
 def ignored(view: View, lab: Lab) -> Iterator[Explanation]:
-    """Arguments without influence on the manual gradient, which the truth depends on."""
+    """Arguments that the truth depends on, but the manual gradient does not."""
     if not view.comparable or largest(view.manual) <= ZERO * view.scale:
         return
     found = [path for path, elsewhere in _changed(lab) if elsewhere and _ignores(view, View(elsewhere, view.i))]
     if found:
         names = " and ".join(found[:2])
-        what = f"it does not change when {names} {'change' if len(found) > 1 else 'changes'}, the truth does"
+        what = f"it does not change when {names} {'change' if len(found) > 1 else 'changes'}, but the truth does"
         yield Explanation("ignored", what, f"your gradient ignores {names}", None, exact=False)
 
 
@@ -98,7 +98,7 @@ def _changes(x, given) -> Iterator[Change]:
         yield Change("all 0" if x.ndim else "= 0", np.zeros_like, _IGNORED + ", or the term that it is in")
         yield Change("negated", np.negative, "the sign of {x} is flipped")
         yield Change("squared", np.square, "{x} is applied twice, or squared")
-        inverted = "{x} multiplies where it divides, or the reverse"
+        inverted = "{x} multiplies where it should divide, or the reverse"
         yield Change("inverted, 1/x", lambda x: 1 / np.where(x == 0, 1, x), inverted)
         if given and np.isin(x, (0, 1)).all():
             yield Change("inverted, 1 - x", lambda x: 1 - x, "the mask {x} is inverted")

@@ -1,4 +1,4 @@
-"""Experiments: both gradients at other points, each made once however many hypotheses ask for it."""
+"""Experiments: both gradients at other points, each run once however many hypotheses ask for it."""
 
 import functools
 from collections.abc import Callable, Hashable, Sequence
@@ -10,7 +10,7 @@ from jaxnn.verify.explain.evidence import Evidence
 from jaxnn.verify.explain.leaf_algebra.wrong_leaf import Explanation, View, holds
 
 CALLS = 24, 150  # of Evidence.again, at least and at most
-KEPT = 3e7  # entries that may be kept of them: what a large network's calls are limited by
+KEPT = 3e7  # entries that may be kept of them, which limits the calls for a large network
 MOST_EXAMPLES = 64
 SAMPLE = 4096  # entries of a large leaf from which the weights of the examples are solved
 
@@ -47,7 +47,7 @@ class Lab:
         given: Sequence[Any] | None = None,
         dy: Sequence[np.ndarray] | None = None,
     ) -> Evidence | None:
-        """The evidence at another point, None if it can't be had. y is not known there: ()."""
+        """The evidence at another point, None if it is unavailable. y is not known there: ()."""
         if name not in self._done:
             here = self.evidence
             point = tuple(here.inputs if inputs is None else inputs), tuple(here.given if given is None else given)
@@ -69,7 +69,7 @@ class Lab:
         if elsewhere is False:
             return None
         if elsewhere is None and explanation.free and _informative(explanation, view) <= explanation.free:
-            return None  # so many numbers fit any leaf of this size
+            return None  # that many numbers fit any leaf of this size
         return explanation
 
     @functools.cached_property
@@ -87,7 +87,7 @@ class Lab:
         return self.at("moved", inputs=inputs, dy=dy)
 
     def moved_view(self, i: int) -> View | None:
-        """The leaf at the moved point, None if the gradient is right there or not to be had."""
+        """The leaf at the moved point, None if the gradient is right there or unavailable."""
         view = View(self.moved, i) if self.moved else None
         return view if view and view.comparable and view.wrong.any() else None
 
@@ -108,7 +108,7 @@ class Lab:
         return Batch(n, here.given_paths[given[0]] if given else "the output", given, dy, inputs)
 
     def _batched_inputs(self) -> list[tuple[int, ...]]:
-        """Which inputs may have the batch as axis 0, beside the given arrays that have."""
+        """Which inputs may have the batch as axis 0, besides the given arrays that do."""
         if self.batch is None:
             return []
         inputs, given = self.batch.inputs, self.batch.given

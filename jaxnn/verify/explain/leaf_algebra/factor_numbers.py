@@ -16,7 +16,7 @@ MOST_CONSTANTS = 60
 class Number(NamedTuple):
     value: float
     words: str  # "the batch size (axis 0 of args[0])"
-    kind: str  # "batch", "mean", "count", "scalar", "times", "divide", "power", "norm": the last of one point only
+    kind: str  # "batch", "mean", "count", "scalar", "times", "divide", "power", "norm": the last at one point only
 
 
 def numbers(evidence: Evidence, batch: Batch | None) -> list[Number]:
@@ -62,7 +62,7 @@ def _of_array(x, path, shared, where) -> list[Number]:
 
 
 def _of_forward(jaxpr) -> list[Number]:
-    """The constants that the forward multiplies with, divides by, and raises to."""
+    """The constants that the forward multiplies by, divides by, and raises to."""
     found = {}
     made_by = {var: eqn for eqn in _equations(jaxpr) for var in eqn.outvars}
     for eqn in _equations(jaxpr):
@@ -94,7 +94,7 @@ def _constants(eqn) -> list[tuple[int, float]]:
 
 
 def _summed_by(value, made_by) -> float:
-    """How many entries each entry of a value is the sum of; NaN if it is no sum."""
+    """How many entries each entry of a value is the sum of; NaN if it is not a sum."""
     eqn = made_by[value] if isinstance(value, Var) and value in made_by else None
     if eqn is None or eqn.primitive.name != "reduce_sum":
         return float("nan")

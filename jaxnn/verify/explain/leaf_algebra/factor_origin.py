@@ -18,7 +18,7 @@ from jaxnn.verify.explain.leaf_algebra.wrong_leaf import ZERO, View, factor, lar
 class Match(NamedTuple):
     """A form of one or two numbers that gives the factor."""
 
-    cost: float  # the simpler the cheaper
+    cost: float  # the simpler, the cheaper
     value: Callable[[list[Number]], float]
     form: str  # "32 is the batch size (axis 0 of args[0])"
     missing: str  # the cause: "the mean's 1/n is missing"
@@ -63,7 +63,7 @@ def named(c: float, view: View, lab: Lab) -> tuple[str, Match | None]:
 
 
 class Scaled(NamedTuple):
-    """What is to be said of a factor besides something else."""
+    """How a factor is described that comes with another mistake."""
 
     words: str  # ", times 6.0 (6 is the batch size (axis 0 of args[0]))"
     exact: bool  # whether its origin is known
@@ -71,7 +71,7 @@ class Scaled(NamedTuple):
 
 
 def scaled(c: float, view: View, lab: Lab) -> Scaled:
-    """The words for a factor that another mistake has besides; none for 1."""
+    """The words for a factor that comes with another mistake; none for 1."""
     if near(c, 1):
         return Scaled("", True, 0)
     found = origins(c, view, lab)
@@ -83,7 +83,7 @@ def scaled(c: float, view: View, lab: Lab) -> Scaled:
 
 
 def _that_follow(found: list[Match], view: View, elsewhere: Evidence | None, lab: Lab) -> list[Match]:
-    """The matches that still give the factor at another point; all of them if that tells nothing."""
+    """The matches that still give the factor at another point; all of them if that point tells nothing."""
     there = View(elsewhere, view.i) if elsewhere else None
     if there is None or not there.comparable or (c := factor(there.manual, there.truth)) is None:
         return found
@@ -126,7 +126,7 @@ _SIGN = "the sign is flipped: this is the direction of descent, -gradient"
 _SIMPLE = (
     (0.0, -1.0, _SIGN),
     (1.0, 2.0, "a factor 1/2 is missing, or one contribution counts twice"),
-    (1.01, 0.5, "a factor 2, as of (x²)' = 2x, is missing"),
+    (1.01, 0.5, "a factor 2, as in (x²)' = 2x, is missing"),
 )
 _MULTIPLES = ((0, 1, ""), (1, -1, "-"), (1, 2, "2·"), (1, 0.5, "½·"), (1.2, -2, "-2·"))
 
@@ -151,14 +151,14 @@ def _matches(c: float, pool: list[Number]) -> Iterator[Match]:
                     yield Match(cost + more, value, whole, cause, extra[0] if extra else "", (k,))
         if whole_gradient and c > 0 and near(c * n.value, float(f"{c * n.value:.2g}")):
             norm = float(f"{c * n.value:.2g}")
-            form = f"{n.words} is {n.value:.6g}, that of yours {norm:g}"
+            form = f"{n.words} is {n.value:.6g}, that of yours is {norm:g}"
             value = functools.partial(lambda pool, k, norm: norm / pool[k].value, k=k, norm=norm)
             yield Match(2, value, form, "yours is clipped or normalised", "", (k,))
         if n.kind in ("times", "divide") and 0 < abs(c - 1) < 0.01:
             for e in (1, -1):
                 rounded = float(f"{n.value * c**e:.4g}")
                 if near(n.value * c**e, rounded) and rounded != n.value:
-                    form, cause = f"{n.value:.8g} is {n.words}", f"yours has {rounded:g} for it"
+                    form, cause = f"{n.value:.8g} is {n.words}", f"yours uses {rounded:g} for it"
                     yield Match(2, lambda pool, k=k, e=e, r=rounded: (r / pool[k].value) ** e, form, cause, "", (k,))
     useful = [k for k, n in enumerate(pool) if n.kind != "norm" and n.value not in (0, 1, -1)]
     for a in useful:
@@ -172,12 +172,12 @@ def _forms(n: Number) -> list[tuple]:
     if n.kind in ("batch", "mean", "count"):
         first = {"batch": 1, "mean": 1.005, "count": 1.02}[n.kind]
         forms = [
-            (first, lambda v: v, is_, "the mean's 1/n is missing (a sum for a mean)"),
-            (first, lambda v: 1 / v, f"1/{v}, and {is_}", "divided by n once too often (a mean for a sum)"),
+            (first, lambda v: v, is_, "the mean's 1/n is missing (a sum instead of a mean)"),
+            (first, lambda v: 1 / v, f"1/{v}, and {is_}", "divided by n once too often (a mean instead of a sum)"),
             (2, lambda v: v**0.5, f"√{v}, and {is_}", "the scaling by 1/√n is missing"),
             (2, lambda v: v**-0.5, f"1/√{v}, and {is_}", "scaled by 1/√n once too often"),
             (2.5, lambda v: v * v, f"n², n = {is_}", "a division by n² is missing"),
-            (2.5, lambda v: 1 / (v * v), f"1/n², n = {is_}", "divided by n twice too often"),
+            (2.5, lambda v: 1 / (v * v), f"1/n², n = {is_}", "divided by n² once too often"),
         ]
         of_variance = [
             (2, lambda v: v / (v - 1), f"n/(n - 1), n = {is_}", "divided by n - 1 where the forward divides by n"),
@@ -193,7 +193,7 @@ def _forms(n: Number) -> list[tuple]:
             (2, lambda v: 1 - v, f"1 - p, p = {is_}", "the scaling by 1/(1 - p) is missing", "1 - p multiplies"),
             (2, lambda v: 1 / (1 - v), f"1/(1 - p), p = {is_}", "the factor 1 - p is missing", "1/(1 - p) multiplies"),
             (2, lambda v: v * v, f"s², s = {is_}", "the division by its square is missing", "its square multiplies"),
-            (2, lambda v: v**-2.0, f"1/s², s = {is_}", "its square is missing", "it divides twice too often"),
+            (2, lambda v: v**-2.0, f"1/s², s = {is_}", "its square is missing", "its square divides"),
             (2, lambda v: abs(v) ** 0.5, f"√{v}, and {is_}", "the division by its root is missing", "it multiplies"),
             (2, lambda v: abs(v) ** -0.5, f"1/√{v}, and {is_}", "the factor √s is missing", "its root divides"),
         ]

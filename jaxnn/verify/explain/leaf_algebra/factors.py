@@ -27,7 +27,7 @@ SAMPLE = 2048  # entries on which a function is tried before the whole leaf
 EPS = (1e-5, 1e-6, 1e-8, 1e-3)  # under the root of a standard deviation
 
 
-_RATES = [float(f"{k}e-{n}") for k in (1, 2, 3, 5) for n in range(1, 6)]  # usual learning rates
+_RATES = [float(f"{k}e-{n}") for k in (1, 2, 3, 5) for n in range(1, 6)]  # common learning rates
 
 
 def constant(view: View, lab: Lab) -> Iterator[Explanation]:
@@ -48,9 +48,9 @@ def constant(view: View, lab: Lab) -> Iterator[Explanation]:
     moved = lab.moved_view(view.i)
     there = factor(moved.manual, moved.truth) if moved else c
     if there is not None and not near(there, c) and view.truth.size > 1:
-        why = f"it depends on the point ({number(there)} with the inputs moved), so no constant was forgotten"
+        why = f"it depends on the point ({number(there)} with the inputs moved), so it is not a forgotten constant"
         yield Explanation("factor", what, why, None, exact=False)
-    words = words or "it matches no size of an axis and no scalar of the arguments"
+    words = words or "it matches no axis size and no scalar argument"
     yield Explanation("factor", what, words, predicts(lambda v: c * v.truth), exact=False, free=1)
 
 
@@ -70,7 +70,7 @@ def per_axis(view: View, lab: Lab) -> Iterator[Explanation]:
                 continue
             some = ", ".join(f"{x:.4g}" for x in ratio[used][:4])
             place = ("row", "column")[kept[0]] if len(shape) == 2 else f"index along {axes_in_words(kept)}"
-            what = f"each {place} has a factor of its own, {some}{', …' if used.sum() > 4 else ''}"
+            what = f"each {place} has its own factor, {some}{', …' if used.sum() > 4 else ''}"
             yield from _named_vectors(view, lab, kept, others, ratio, used, what)
             equation = predicts_here(ratio * view.truth)
             yield Explanation("factor_per_axis", what, "", equation, exact=False, free=int(used.sum()))

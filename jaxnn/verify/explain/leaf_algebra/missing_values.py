@@ -1,4 +1,4 @@
-"""No numbers, or numbers cut off: a leaf that is missing, 0, NaN or infinite, and entries clipped or without sign."""
+"""No numbers, or cut ones: a leaf that is missing, 0, NaN or infinite, and entries clipped or without their sign."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,10 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
     elif not np.isfinite(view.manual).all():
         yield _not_finite(view)
     elif view.same_shape and largest(view.manual) <= ZERO * largest(view.truth):
-        what = f"every entry is 0, the truth is up to {number(largest(view.truth))}"
+        what = f"every entry is 0, the truth goes up to {number(largest(view.truth))}"
         yield Explanation("zero", what, "no gradient reaches it", predicts(lambda v: np.zeros(v.truth.shape)))
     elif view.same_shape and largest(view.truth) <= ZERO * largest(view.manual):
-        what = f"the truth is 0 in every entry, yours is up to {number(largest(view.manual))}"
+        what = f"the truth is 0 in every entry, yours goes up to {number(largest(view.manual))}"
         yield Explanation("not_zero", what, "the output does not depend on it", None)
 
 
@@ -36,12 +36,12 @@ def functions(view: View, lab: Lab) -> Iterator[Explanation]:
         def clipped(v):
             return np.clip(v.truth, -bound, bound)
 
-        what = f"every entry beyond ±{number(bound)} is cut off there"
+        what = f"every entry beyond ±{number(bound)} is clipped there"
         yield Explanation("clipped", what, "gradient clipping belongs in the optimizer's step", predicts(clipped))
     for name, f, why in (
         ("sign(truth)", np.sign, "only its sign is left"),
-        ("|truth|", np.abs, "its sign is lost: an absolute value too many"),
-        ("-|truth|", lambda t: -np.abs(t), "its sign is lost: an absolute value too many"),
+        ("|truth|", np.abs, "its sign is lost: an extra absolute value"),
+        ("-|truth|", lambda t: -np.abs(t), "its sign is lost: an extra absolute value"),
         ("truth²", np.square, "it is squared"),
         ("max(truth, 0)", lambda t: np.maximum(t, 0), "its negative entries are cut off"),
         ("min(truth, 0)", lambda t: np.minimum(t, 0), "its positive entries are cut off"),
@@ -51,7 +51,7 @@ def functions(view: View, lab: Lab) -> Iterator[Explanation]:
     norm = np.linalg.norm(t)
     if t.size > 1 and factor(m, t / norm) is not None and abs(np.linalg.norm(m) - 1) < 1e-6:
         yield Explanation(
-            "normalised", "manual is the truth divided by its norm, the direction alone", "a normalisation too many",
+            "normalised", "manual is the truth divided by its norm, the direction alone", "an extra normalisation",
             predicts(lambda v: v.truth / np.linalg.norm(v.truth)),
         )  # fmt: skip
 
@@ -75,7 +75,7 @@ def _not_finite(view: View) -> Explanation:
 
 
 def _suspect(view, bad) -> str:
-    """What the arrays hold at just the entries that are not finite."""
+    """What the arrays hold at exactly the entries that are not finite."""
     everywhere = bad.all()
     arrays = [(OWN, view.value)]
     arrays += [(p, x) for p, x in zip(view.evidence.given_paths, view.evidence.given, strict=True) if numeric(x)]
@@ -91,11 +91,11 @@ def _suspect(view, bad) -> str:
         for words, test, why in tests:
             found = test(np.asarray(x, np.float64))
             if not everywhere and found.shape == bad.shape and np.array_equal(found, bad):
-                return f"{path} is {words} at just these entries: {why}"
+                return f"{path} is {words} at exactly these entries: {why}"
             if not everywhere and found.ndim == 1 and bad.ndim > 1 and found.size == bad.shape[0]:
                 rows = np.broadcast_to(found.reshape(-1, *[1] * (bad.ndim - 1)), bad.shape)
                 if np.array_equal(rows, bad):
-                    return f"{path} is {words} in just these rows: {why}"
+                    return f"{path} is {words} in exactly these rows: {why}"
     for path, x in arrays:
         for words, test, why in tests:
             if words != "1" and (found := test(np.asarray(x, np.float64))).any() and not found.all():

@@ -1,4 +1,4 @@
-"""The arrays of an evidence by name, laid over a leaf, and functions of them."""
+"""The arrays of an evidence by name, broadcast over a leaf, and functions of them."""
 
 from collections.abc import Callable, Iterator
 
@@ -33,7 +33,7 @@ def named_arrays(view: View) -> Iterator[tuple[str, Get]]:
 
 
 def broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """x in this shape, its axes being the first or the last ones; None if it does not fit, or is one number."""
+    """x in this shape, its axes being the first or the last ones; None if it does not fit, or is a scalar."""
     if x.size < 2 or x.ndim > len(shape):
         return None
     if x.shape == shape[: x.ndim]:

@@ -29,7 +29,7 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
             continue
         times = scaled(c, view, lab)
         right = next((f.words for f in formulas if _is(f, view)), None)
-        why = f"it should be {right}" if right else "this leaves out a part of the forward"
+        why = f"it should be {right}" if right else "this leaves out part of the forward"
 
         def predicted(v, formula=formula, c=c):
             found = formula.get(v)
@@ -100,7 +100,7 @@ def _flat(x):
 
 
 def _sums(source, target) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-    """Ways from one shape to another: as it is, or summed over axes that the target has not."""
+    """Ways from one shape to another: as it is, or summed over axes that the target lacks."""
     if source == target:
         yield "{x}", lambda x: x
     for axis in range(len(source)):

@@ -1,7 +1,7 @@
-"""A component of the gradient that a mean, a norm or a normalisation takes away: not taken away, or without need.
+"""A component of the gradient that a mean, a norm or a normalisation removes: not removed, or removed needlessly.
 
 The gradient through x - mean(x) has mean 0; through x/‖x‖ it is orthogonal to x; through a normalisation by mean and
-variance it is orthogonal to 1 and to x. An error that lies along just these directions, slice by slice, is the path
+variance it is orthogonal to 1 and to x. An error that lies along exactly these directions, slice by slice, is the path
 through the mean, the norm or the variance.
 """
 
@@ -47,7 +47,7 @@ def _told(view, words, project, path, axes) -> Explanation:
 
     of_manual, of_truth = (largest(project(side, view.value, axes)) for side in (view.manual, view.truth))
     if of_manual <= 1e-6 * of_truth:
-        why = f"a path through {path} that the forward has not"
+        why = f"a path through {path} that the forward does not have"
         return Explanation("projection", f"{words} is subtracted", why, subtracted)
     if of_truth <= 1e-2 * of_manual:
         why = f"the path through {path} is missing, or has the wrong sign"

@@ -53,7 +53,7 @@ def _same_numbers(m, t) -> bool:
     c = np.linalg.norm(m) / np.linalg.norm(t)
     if not c:
         return False
-    apart = largest(m - c * t)  # if they are not even apart, their order is right
+    apart = largest(m - c * t)  # if they don't even differ, their order is right
     m, t = np.sort(m.ravel()), np.sort(c * t.ravel())
     return min(largest(m - t), largest(m + t[::-1])) <= min(AGREES * largest(m), BETTER * apart)
 
@@ -72,7 +72,7 @@ def _rearrangements(shape) -> Iterator[tuple[str, str, Move]]:
     for r in range(1, len(shape) + 1):
         for chosen in itertools.combinations(axes, r):
             what = f"it is flipped along {axes_in_words(chosen)}"
-            why = "the order of that axis is reversed" if r == 1 else "it is rotated by 180°, as an unflipped kernel is"
+            why = "the order of that axis is reversed" if r == 1 else "it is rotated by 180°, like an unflipped kernel"
             yield what, why, lambda t, chosen=chosen: np.flip(t, chosen)
     for order in list(itertools.permutations(axes))[1:]:
         back = tuple(np.argsort(order))
@@ -122,7 +122,7 @@ def _order_in_words(order):
 
 
 def _reductions(shape) -> Iterator[tuple[str, str, Move]]:
-    """An axis of the leaf itself summed away, or one entry along it repeated, or accumulated."""
+    """An axis of the leaf itself summed away or accumulated, or one entry along it repeated."""
     for r in range(1, len(shape) + 1):
         for axes in itertools.combinations(range(len(shape)), r):
             if all(shape[k] > 1 for k in axes):
@@ -143,13 +143,13 @@ def _reductions(shape) -> Iterator[tuple[str, str, Move]]:
                 return np.broadcast_to(np.take(t, [place], axis), t.shape)
 
             yield what, "the others are lost", repeated
-        yield f"it is summed up along axis {axis}", "a cumulative sum too many", lambda t, a=axis: t.cumsum(a)
-        what = f"it is summed up backwards along axis {axis}"
-        yield what, "a cumulative sum too many", lambda t, a=axis: np.flip(np.flip(t, a).cumsum(a), a)
+        yield f"it is accumulated along axis {axis}", "an extra cumulative sum", lambda t, a=axis: t.cumsum(a)
+        what = f"it is accumulated backwards along axis {axis}"
+        yield what, "an extra cumulative sum", lambda t, a=axis: np.flip(np.flip(t, a).cumsum(a), a)
 
 
 def _shifted(view) -> Iterator[Explanation]:
-    """Moved by one or two along an axis, what is pushed out being lost."""
+    """Moved by one or two along an axis; what is pushed out is lost."""
     t = view.truth
     for axis, n in enumerate(t.shape):
         for by in (1, -1, 2, -2):

@@ -1,4 +1,4 @@
-"""Right but for precision: rounded to a smaller type, or a finite difference instead of a derivative."""
+"""Right except for precision: rounded to a smaller type, or a finite difference instead of a derivative."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ PROBES = 6  # entries at which the second derivative is measured
 
 
 def explain(view: View, lab: Lab) -> Iterator[Explanation]:
-    """Entries that a smaller type can hold exactly; errors that are half a step times the second derivative."""
+    """Entries that a smaller type can represent exactly; errors that are half a step times the second derivative."""
     if not view.comparable or not view.truth.any():
         return
     yield from _rounded(view)
@@ -35,10 +35,10 @@ def _rounded(view) -> Iterator[Explanation]:
                 def equation(v, dtype=dtype):
                     return v.manual, _round(v.truth, dtype)
 
-                why = "a cast too many, or an integer array for the result" if dtype is None else "low precision"
+                why = "an extra cast, or an integer array for the result" if dtype is None else "low precision"
                 yield Explanation("precision", what, why, equation)
             elif worst < 50 * step and dtype is not None and view.truth.size > 2:
-                what = f"every entry is a number that {name} can hold, and off by {worst:.0e} at most"
+                what = f"every entry is a number that {name} can represent, and off by at most {worst:.0e}"
                 yield Explanation("precision", what, f"it is computed in {name}", None, exact=False)
             return
 

@@ -1,4 +1,4 @@
-"""The leaf has another shape than what it is the gradient of."""
+"""The leaf does not have the shape of what it is the gradient of."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from jaxnn.verify.explain.leaf_algebra.wrong_leaf import Explanation, View, axes
 
 
 def explain(view: View, lab: Lab) -> Iterator[Explanation]:
-    """Transposed, summed over too few axes or too many, flattened, one row of it."""
+    """Transposed, summed over too few or too many axes, flattened, one row of it."""
     m, t = view.manual, view.truth
     if view.evidence.manual[view.i] is None or m.shape == t.shape or not np.isfinite(m).all():
         return
@@ -25,7 +25,7 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
             found = True
             break
     if not found:
-        yield Explanation("shape", shapes, "it must be the shape of what is differentiated", None, exact=False)
+        yield Explanation("shape", shapes, "it must have the shape of what is differentiated", None, exact=False)
 
 
 def _candidates(m, t):

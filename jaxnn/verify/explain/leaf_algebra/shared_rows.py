@@ -30,8 +30,8 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
             if copied is not None and largest(view.manual[several] - copied) <= 1e-6 * largest(copied):
                 path = view.evidence.given_paths[k]
                 ids_shown = ", ".join(map(str, wrong[:6])) + (", …" if wrong.size > 6 else "")
-                what = f"rows {ids_shown}, whose id occurs more than once in {path}, hold the {name} occurrence only"
-                why = "duplicates: the contributions must be added up, yours overwrite (set instead of add)"
+                what = f"rows {ids_shown}, whose id occurs more than once in {path}, hold only the {name} occurrence"
+                why = "duplicates: the contributions must be added up, yours overwrite each other (set instead of add)"
                 yield Explanation("scatter", what, why, None)
                 return
 

@@ -1,4 +1,4 @@
-"""Only some entries are wrong: which, what they have in common, and what stands there."""
+"""Only some entries are wrong: which, what they have in common, and what is there."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ class Rule(NamedTuple):
     """A rule for which entries are wrong."""
 
     words: str  # "where args[1] is 0"
-    entries: Callable[[View], np.ndarray | None]  # True where it says wrong
-    array: str = ""  # the argument that it goes by
-    why: str = ""  # the cause, if the rule itself tells it
-    tries: float = 0  # how many choices of entries there must be for the rule to be no coincidence
+    entries: Callable[[View], np.ndarray | None]  # True where it expects wrong entries
+    array: str = ""  # the argument that it is based on
+    why: str = ""  # the cause, if the rule itself reveals it
+    tries: float = 0  # how many choices of entries there must be for the rule not to be a coincidence
 
 
 def explain(view: View, lab: Lab) -> Iterator[Explanation]:
-    """A rule for the wrong entries, and the truth's relation to what stands there."""
+    """A rule for the wrong entries, and how what is there relates to the truth."""
     if not view.comparable or not view.truth.ndim or view.wrong.all() or not view.wrong.any():
         return
     right = view.matters & ~view.wrong
@@ -65,18 +65,18 @@ def _equation(rule):
 
 
 def _inside(view, rule, lab) -> tuple[str, str, bool]:
-    """(what stands at the wrong entries, why, whether that is all there is to say)."""
+    """(what is at the wrong entries, why, whether that is all there is to say)."""
     m, t = view.manual[view.wrong], view.truth[view.wrong]
     array = rule.array if rule else ""
     if largest(m) <= ZERO * view.scale:
         what = "yours is 0 there"
-        why = f"a mask from {array} too many, or the wrong way round" if array else "a contribution is missing"
+        why = f"an extra mask from {array}, or an inverted one" if array else "a contribution is missing"
         return what, why, True
     if largest(t) <= ZERO * view.scale:
-        what = f"the truth is 0 there, yours is up to {number(largest(m))}"
+        what = f"the truth is 0 there, yours goes up to {number(largest(m))}"
         if array == OWN:
             return what, "the derivative is 0 there: the step of a relu or clip is missing in the backward", True
-        return what, f"the mask that {array} makes is not applied" if array else "a mask is not applied", bool(array)
+        return what, f"the mask from {array} is not applied" if array else "a mask is not applied", bool(array)
     if (c := factor(m, t)) is not None and (m.size > 1 or rule):
         words, match = named(c, view, lab) if m.size > 1 or near(abs(c), 1) else ("", None)
         return f"there it is {number(c)} times the truth", words, match is not None
@@ -95,7 +95,7 @@ def _inside(view, rule, lab) -> tuple[str, str, bool]:
 
 
 def _rules(view: View) -> Iterator[Rule]:
-    """Rules that may say which entries are wrong, the more telling first."""
+    """Rules that may say which entries are wrong, the most telling first."""
     shape = view.truth.shape
     yield from _by_ids(view)
     for path, get in named_arrays(view):
@@ -121,7 +121,7 @@ def _rules(view: View) -> Iterator[Rule]:
 
 
 def _spread(x, shape):
-    """(axis, x in the leaf's shape), for every way in which x can be laid over it."""
+    """(axis, x in the leaf's shape), for every way that x broadcasts over it."""
     if x is None or not numeric(x) or x.size < 2:
         return
     if x.ndim == 1 and len(shape) > 1:
@@ -191,7 +191,7 @@ def _by_ids(view) -> Iterator[Rule]:
             ids = np.where(ids < 0, ids + n, ids)
             return np.bincount(ids[(ids >= 0) & (ids < n)], minlength=n)[:n]
 
-        overwrites = "duplicates: the contributions must be added up, yours overwrite (set instead of add)"
+        overwrites = "duplicates: the contributions must be added up, yours overwrite each other (set instead of add)"
         for words, test, why in (
             (f"whose id occurs more than once in {path}", lambda c: c > 1, overwrites),
             (f"whose id does not occur in {path}", lambda c: c == 0, ""),

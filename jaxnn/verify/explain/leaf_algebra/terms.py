@@ -1,4 +1,4 @@
-"""A term too few or too many: of a regularizer, of the targets or labels, of another path."""
+"""A term missing or added: of a regularizer, of the targets or labels, of another path."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ class Term(NamedTuple):
     words: str  # the formula: "its own value"
     name: str  # "the term in the leaf itself (L2, weight decay)"
     get: Callable[[View], np.ndarray | None]
-    sign: int = 0  # with which it stands in a gradient: +1 a penalty, -1 a target, 0 either
-    unasked: str = ""  # what it means that only the manual gradient has it
+    sign: int = 0  # that it has in a gradient: +1 a penalty, -1 a target, 0 either
+    unasked: str = ""  # what it means if only the manual gradient has it
 
 
 def explain(view: View, lab: Lab) -> Iterator[Explanation]:
@@ -28,7 +28,7 @@ def explain(view: View, lab: Lab) -> Iterator[Explanation]:
     if not view.comparable or (view.truth.size == 1 and moved is None):
         return
     terms = [(term, base) for term in _terms(view) if (base := term.get(view)) is not None and base.any()]
-    if view.truth.size == 1 and moved:  # a second point tells only of what is another number there
+    if view.truth.size == 1 and moved:  # a second point tells only about what is another number there
         terms = [(term, base) for term, base in terms if (there := term.get(moved)) is None or (there != base).any()]
     for term, base in terms:
         if (a := factor(view.difference, base)) is None:
@@ -55,7 +55,7 @@ def _coefficient(a, view, lab) -> str:
 
 
 def _cause(term, a, base, view, lab) -> str:
-    """Which side has the term: a scalar argument that it is proportional to tells, failing that its sign."""
+    """Which side has the term: a scalar argument that it is proportional to tells; failing that, its sign."""
     for k, x in enumerate(view.evidence.given):
         if not numeric(x) or x.dtype.kind != "f" or x.size > 1:
             continue
@@ -72,7 +72,7 @@ def _cause(term, a, base, view, lab) -> str:
         if of_truth and not of_manual:
             return f"{term.name} is missing"
         if of_manual and not of_truth:
-            return term.unasked or f"{term.name} is added, the forward has none"
+            return term.unasked or f"{term.name} is added, but the forward has none"
     if term.words == "dy" and near(a, -2):
         return f"{term.name} has the wrong sign"
     if term.sign * a < 0:
@@ -133,7 +133,7 @@ def _terms(view: View) -> Iterator[Term]:
             yield Term(name, f"a term in {name}", lambda v, k=k: v.evidence.inputs[k])
     for k, d in enumerate(e.dy):
         if d.ndim and d.shape == shape:
-            straight = "dy itself (a path that leads straight through, a skip connection)"
+            straight = "dy itself (a path straight through, a skip connection)"
             yield Term("dy" if len(e.dy) == 1 else f"dy[{k}]", straight, lambda v, k=k: v.evidence.dy[k], 1)
     if not shape:
         return

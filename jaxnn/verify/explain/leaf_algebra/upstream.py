@@ -50,7 +50,7 @@ def _upstream(reach, a, b):
 
 
 def _reach(evidence) -> list[set[int]] | None:
-    """For every leaf the equations it leads to, from the first one on that joins it with something else."""
+    """For every leaf the equations it leads to, starting with the first that joins it with something else."""
     if evidence.jaxpr is None:
         return None
     jaxpr = evidence.jaxpr.jaxpr

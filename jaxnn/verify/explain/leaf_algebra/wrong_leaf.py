@@ -11,8 +11,8 @@ from jaxnn.verify.explain.evidence import Evidence
 
 AGREES = 1e-6  # both sides of an equation agree to this, relative to the largest entry
 BETTER = 1e-5  # and this much better than they would if the manual gradient were right
-WRONG = 1e-7  # an entry is wrong from here on, relative to the leaf's largest entry
-ZERO = 1e-9  # and 0 up to here: the truth may come from finite differences
+WRONG = 1e-7  # an entry is wrong from this error on, relative to the leaf's largest entry
+ZERO = 1e-9  # and counts as 0 up to this: the truth may come from finite differences
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class Explanation(NamedTuple):
 
 
 def holds(equation: Callable[[View], Sides], view: View) -> bool | None:
-    """Whether both sides agree, and would not if the gradient were right; None if it can't be said at this point."""
+    """Whether both sides agree, and would not if the gradient were right; None if this point can't tell."""
     sides = equation(view)
     if sides is None:
         return None
@@ -147,7 +147,7 @@ def factor(target: np.ndarray, base: np.ndarray) -> float | None:
     if not base[at] or not np.isfinite(base[at]):
         return None
     if base.size > 1 and not largest(target - target[at] / base[at] * base) <= 1e-3 * largest(target):
-        return None  # the largest entry alone tells; no least squares for most hypotheses
+        return None  # the largest entry decides: most hypotheses need no least squares
     c = float(np.vdot(base, target) / np.vdot(base, base))
     return c if c and largest(target - c * base) <= AGREES * largest(target) else None
 

@@ -1,4 +1,4 @@
-"""The mistakes in a backward pass: the ways of getting rules wrong, at one place and at all places that are alike."""
+"""The mistakes in a backward pass: the ways to get a rule wrong, at one place and at all places that are alike."""
 
 import functools
 import itertools
@@ -16,8 +16,8 @@ from jaxnn.verify.explain.reverse_mode.norm_mistakes import normalizations
 from jaxnn.verify.explain.reverse_mode.rule_mistakes import sites
 from jaxnn.verify.explain.reverse_mode.sites import SIMPLE, SLIP, Site, Way
 
-IN_A_LOOP, ON_A_LINE, EVERYWHERE = 0.3, 0.4, 0.5  # less simple than at one place by this
-LONG_LOOP = 4  # in longer ones single turns are broken in simple ways only
+IN_A_LOOP, ON_A_LINE, EVERYWHERE = 0.3, 0.4, 0.5  # how much less simple than at one place
+LONG_LOOP = 4  # in longer ones, single turns are broken only in simple ways
 
 
 class Mistakes:
@@ -50,7 +50,7 @@ class Mistakes:
         return lambda: way.says(Words(self.graph, site.node, max(site.k, 0), where))
 
     def singly(self, place: Site) -> list[Way]:
-        """The ways that are tried at this one place: in a long loop only its first and its last turn can be special."""
+        """The ways tried at this one place: in a long loop, only the first and the last turn can be special."""
         turn = self.graph.turn[place.node]
         inside = turn.length > LONG_LOOP and 0 < turn.t < turn.length - 1
         return [way for way in place.ways if way.rank <= SIMPLE] if inside else place.ways
@@ -80,7 +80,7 @@ class Mistakes:
                     seen.add(members)
                     turn = graph.turn[group[0].node]
                     if extra == IN_A_LOOP and turn.in_time:
-                        where = f" at every one of the {len(group)} time steps"
+                        where = f" at each of the {len(group)} time steps"
                     else:
                         where = f" (and at all {len(group)} places like it)"
                     yield group, where, extra
@@ -102,7 +102,7 @@ class Mistakes:
 
     @functools.cached_property
     def swaps(self) -> list[Break]:
-        """What two operands of an operation get is swapped, in one place or in all turns of a loop."""
+        """The gradients of an operation's two operands swapped, in one place or in all turns of a loop."""
         return list(self._swaps())
 
     def _swaps(self):
@@ -145,5 +145,5 @@ class Mistakes:
 
 
 def _named(site):
-    """A site of a function with a name: its mistakes come before equal ones of the operations that it consists of."""
+    """A site of a function with a name: its mistakes come before equal ones of the operations it consists of."""
     return site._replace(ways=[way._replace(rank=way.rank - 0.1) for way in site.ways])

@@ -1,6 +1,6 @@
-"""Functions that take several operations: an activation like gelu, softmax, log_softmax; and how they are got wrong.
+"""Functions made of several operations: an activation like gelu, softmax, log_softmax; and the mistakes in them.
 
-A derivative by hand goes from the function's output to its input in one step; so do these sites.
+A hand-written derivative goes from the function's output to its input in one step; so do these sites.
 """
 
 from collections.abc import Iterator
@@ -95,15 +95,15 @@ def _activation(graph, a, z):
         return Way(way_name, rank, "derivative", lambda dy: dy * slope, lambda w: f"{text}{w.where}")
 
     at_output = evaluate(graph, nodes, a, z, y)[1]
-    passes = f"where the gradient passes {line}"
+    passes = f"in the backward of {line}"
     output = f"the derivative of {name} is taken at its output instead of the pre-activation {words.value(z)}"
     ways = [
         way("derivative missing", MISSING, 1.0, f"the derivative of {name} is missing {passes}: multiply by it"),
         way("at output", SIMPLE, at_output, f"{output} {passes}"),
-        way("value", SIMPLE, y, f"{name} itself stands in place of its derivative {passes}"),
+        way("value", SIMPLE, y, f"{name} itself is used in place of its derivative {passes}"),
     ]
     for known in known_derivatives(x, y, right):
-        text = f"the {known.name} stands where that of {name} belongs, in {line}"
+        text = f"the {known.name} is used where that of {name} belongs, in {line}"
         ways.append(known._replace(says=lambda w, text=text: f"{text}{w.where}"))
     for role, u in others(graph, node, z, skip=a):
         slope = evaluate(graph, nodes, a, z, graph.values[u])[1]
@@ -154,7 +154,7 @@ def _softmax_site(graph, node, s, axes, p):
 
     def way(name, rank, apply, text):
         law = "dz = p * (dp - sum(p * dp)), summed over the softmax's axis"
-        return Way(name, rank, "softmax", apply, lambda w: f"softmax: {text} in {line}{w.where}; right is {law}")
+        return Way(name, rank, "softmax", apply, lambda w: f"softmax: {text} in {line}{w.where}; it should be {law}")
 
     diagonal = "only the diagonal p(1 - p) of its Jacobian is used, the off-diagonal terms -p_i p_j are missing"
     coupling = "the term -p * sum(p * dp), which couples its row, is missing"
@@ -184,15 +184,16 @@ def _log_softmax_site(graph, node, s, axes):
 
     def way(name, rank, apply, text):
         law = "dz = dy - p * sum(dy), summed over the softmax's axis"
-        return Way(name, rank, "softmax", apply, lambda w: f"log_softmax: {text} in {line}{w.where}; right is {law}")
+        says = lambda w: f"log_softmax: {text} in {line}{w.where}; it should be {law}"  # noqa: E731
+        return Way(name, rank, "softmax", apply, says)
 
     ways = [
         way("row term", MISSING, lambda dy: dy, "the term -p * sum(dy) (the softmax p in p - y) is missing"),
         way("only p", MISSING, lambda dy: -p * rows(dy), "the term dy itself (the -y in p - y) is missing"),
         way("diagonal", SIMPLE, lambda dy: (1 - p) * dy, "only the diagonal 1 - p of its Jacobian is used"),
         way("plus", SLIP, lambda dy: dy + p * rows(dy), "the sign of the row term is wrong"),
-        way("softmax", SLIP, lambda dy: p * (dy - rows(p * dy)), "the derivative of softmax stands in its place"),
-        way("one", SIMPLE, lambda dy: dy - p, "sum(dy) is taken for 1 (dy - p): multiply the softmax p by sum(dy)"),
+        way("softmax", SLIP, lambda dy: p * (dy - rows(p * dy)), "the derivative of softmax is used in its place"),
+        way("one", SIMPLE, lambda dy: dy - p, "sum(dy) is taken to be 1 (dy - p): multiply the softmax p by sum(dy)"),
     ]
     for name, (other, text) in _in_place_of_softmax(graph, node, s, p, axes).items():
         ways.append(way(name, SLIP, lambda dy, other=other: dy - other * rows(dy), text))
@@ -204,20 +205,20 @@ def _log_softmax_site(graph, node, s, axes):
 
 
 def _in_place_of_softmax(graph, node, s, p, axes):
-    """What stands where the softmax p belongs."""
+    """What is used where the softmax p belongs."""
     z = graph.values[s]
     shifted = z - z.max(axes, keepdims=True)
-    stands = "in place of the softmax p"
+    stands = "used in place of the softmax p"
     found = {
         "no p": (np.ones(p.shape), "the factor p (the softmax) of the row term is missing"),
-        "scores": (z, f"the scores z stand {stands} (z - y instead of p - y)"),
-        "exp": (np.exp(z), f"exp(z) stands {stands}: it is not normalised"),
-        "shifted exp": (np.exp(shifted), f"exp(z) stands {stands}: it is not normalised"),
-        "logarithm": (np.log(p), f"log p stands {stands} (log p - y instead of p - y)"),
-        "sigmoid": (1 / (1 + np.exp(-z)), f"the sigmoid stands {stands}"),
-        "derivative": (p * (1 - p), f"the derivative p(1 - p) stands {stands} itself"),
-        "square": (p * p, f"p^2 stands {stands}"),
-        "hard": (1.0 * (p == p.max(axes, keepdims=True)), f"the argmax stands {stands}"),
+        "scores": (z, f"the scores z are {stands} (z - y instead of p - y)"),
+        "exp": (np.exp(z), f"exp(z) is {stands}: it is not normalised"),
+        "shifted exp": (np.exp(shifted), f"exp(z) is {stands}: it is not normalised"),
+        "logarithm": (np.log(p), f"log p is {stands} (log p - y instead of p - y)"),
+        "sigmoid": (1 / (1 + np.exp(-z)), f"the sigmoid is {stands}"),
+        "derivative": (p * (1 - p), f"the derivative p(1 - p) is {stands} itself"),
+        "square": (p * p, f"p^2 is {stands}"),
+        "hard": (1.0 * (p == p.max(axes, keepdims=True)), f"the argmax is {stands}"),
     }
     for other in _other_axes(p, axes):
         e = np.exp(z - z.max())
@@ -258,7 +259,7 @@ def _logsumexp_site(graph, node, power, axes):
         for name, (other, text) in instead.items()
     ]
     for sign in (1.0, -1.0):
-        text = f"its incoming gradient, a sum over the row, is taken for {sign:g}: multiply the softmax p by it"
+        text = f"its incoming gradient, a sum over the row, is taken to be {sign:g}: multiply the softmax p by it"
         ways.append(Way(f"one {sign}", SIMPLE, "softmax", lambda dy, sign=sign: sign * p, says(text)))
     text = "the softmax p (the path through logsumexp) is missing"
     ways.append(Way("none", MISSING, "softmax", lambda dy: np.zeros(p.shape), says(text)))

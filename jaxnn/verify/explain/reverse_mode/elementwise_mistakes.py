@@ -1,4 +1,4 @@
-"""How the rules of elementwise operations are got wrong."""
+"""The mistakes in the rules of elementwise operations."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from jaxnn.verify.explain.reverse_mode.mistake_words import Words
 from jaxnn.verify.explain.reverse_mode.primitive_rules import DERIVATIVE, forward
 from jaxnn.verify.explain.reverse_mode.sites import MISSING, OTHER, SIMPLE, SLIP, Way, others, say
 
-# Derivatives that stand in the wrong place, as functions of z and a = f(z).
+# Derivatives used in the wrong place, as functions of z and a = f(z).
 KNOWN: dict[str, Callable[..., np.ndarray]] = {
     "of tanh, 1 - a^2,": lambda z, a: 1 - a * a,
     "of tanh, 1 - tanh(z)^2,": lambda z, a: 1 - np.tanh(z) ** 2,

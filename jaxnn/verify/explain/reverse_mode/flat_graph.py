@@ -37,13 +37,13 @@ class TooLarge(Exception):
 
 
 class Place(NamedTuple):
-    """Where in the user's code an operation stands."""
+    """Where in the user's code an operation is."""
 
     source: str = ""  # "model.py:41"
     text: str = ""  # the line
     functions: tuple[str, ...] = ()  # the library functions that it is part of, outermost first: ("softmax",)
     stack: tuple = ()  # the user's call stack
-    path: tuple = ()  # the way from there through library code
+    path: tuple = ()  # the path from there through library code
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,7 +73,7 @@ class Graph:
 
     @functools.cached_property
     def upstream(self) -> dict[int, int]:
-        """For each value that depends on an input a set of bits: the values that it depends on, and itself."""
+        """For each value that depends on an input, a set of bits: the values that it depends on, and itself."""
         found = {v: 1 << v for v in self.inputs}
         for node in self.nodes:
             mine = functools.reduce(operator.or_, (found.get(v, 0) for v in node.ins), 0)
@@ -134,7 +134,7 @@ class Graph:
         return list(found.values())
 
     def role(self, v: int, node: Node) -> str:
-        """Value v as seen from a node: the same for those that stand in this relation in the loop's other turns."""
+        """Value v as seen from a node: the same for those in this relation in the loop's other turns."""
         producer = self.producer.get(v)
         if producer is None:
             return f"{v}"
@@ -155,7 +155,7 @@ class Graph:
 
     @functools.cached_property
     def initial(self) -> dict[int, int]:
-        """What comes in at the first turn of a loop in place of a slot's result of the turn before."""
+        """What enters the first turn of a loop in place of a slot's result from the turn before."""
         first = {self.turn[node].slot: node for node in reversed(self.nodes)}
         found = {}
         for node in self.nodes:
@@ -200,7 +200,7 @@ class Turn(NamedTuple):
 
 
 def _loop_length(counts: set[int]) -> int:
-    """The number of turns of a loop in which operations occur so often: some may be left out of the first turn."""
+    """The number of turns of a loop whose operations occur this often: some may be left out of the first turn."""
     for n in sorted(counts):
         if n > 1 and all(count % n == 0 for count in counts):
             return n
@@ -228,7 +228,7 @@ class _Builder:
         self.nodes: list[Node] = []
         self.dependent: set[int] = set()
         self.compiled: dict[str, dict] = {}
-        self.lines: dict[tuple, tuple[int, str]] = {}  # what each line computed last that depends on no input
+        self.lines: dict[tuple, tuple[int, str]] = {}  # the last value of each line that depends on no input
 
     def add(self, x) -> int:
         self.values.append(x)
@@ -298,7 +298,7 @@ class _Builder:
         return self.node(name, params, ins, outs, place, eqn)
 
     def spread(self, v, shape, place):
-        """The operand v of an elementwise primitive, which takes (1, n) beside (m, n), in the output's shape."""
+        """The operand v of an elementwise primitive, which takes (1, n) alongside (m, n), in the output's shape."""
         x = self.values[v]
         if x.shape == shape or v not in self.dependent:
             return v
@@ -345,7 +345,7 @@ def _place(eqn) -> Place:
     for frame in jax_internals.frames(eqn):
         file = frame.file_name
         if file.startswith(_HERE) and found:
-            break  # further out is only the verifier and who called it
+            break  # further out there is only the verifier and its caller
         if file.startswith((_HERE, "<")):
             continue
         if not file.startswith(_LIBRARIES):

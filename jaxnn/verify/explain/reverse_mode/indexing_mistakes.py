@@ -1,4 +1,4 @@
-"""How the rules of operations that move entries about are got wrong."""
+"""The mistakes in the rules of operations that move entries around."""
 
 import itertools
 import math

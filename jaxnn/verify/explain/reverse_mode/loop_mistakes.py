@@ -62,7 +62,7 @@ def _cut(graph, edges, of):
 
 
 def _truncated(graph, edges):
-    """Backpropagation through a few steps only: what has come back over that many is not passed on."""
+    """Backpropagation through a few steps only: what has come back that far is not passed on."""
     states: dict[int, list[int]] = {}  # the states after each turn
     for v in dict.fromkeys(map(_operand, edges)):
         states.setdefault(graph.turn[graph.producer[v]].t, []).append(v)
@@ -97,8 +97,8 @@ def _truncated(graph, edges):
         word = "one step" if steps == 1 else f"{steps} steps"
         text = (
             f"the gradient flows back in time by {word} only, through the hidden state of "
-            f"{Words(graph, node, 0).line()}: backpropagation through time is truncated; pass on all that comes from "
-            f"step t + 1"
+            f"{Words(graph, node, 0).line()}: backpropagation through time is truncated; pass on everything that "
+            f"comes from step t + 1"
         )
         yield Break(SIMPLE, "time", changes, lambda text=text: text, node)
 
@@ -113,7 +113,7 @@ def _accumulated(graph, edges):
     rank = SIMPLE + (-0.1 if len(names) == 1 else 0.1)
     turns = [graph.turn[node].t for node, _ in edges]
     in_time = any(graph.recurrent(node, k) for node in graph.nodes for k in range(len(node.ins)))
-    step = "time step" if in_time else "turn of the loop"
+    step = "time step" if in_time else "iteration of the loop"
     for t, word in ((max(turns), "last"), (min(turns), "first")):
         text = (
             f"only the {word} {step} reaches the gradient of {which}: add up the gradients of all of them (+= instead "
@@ -127,7 +127,7 @@ def _accumulated(graph, edges):
 
 
 def _one_step(graph, edges) -> Iterator[Break]:
-    """Of what every step gets only the last or the first does."""
+    """What every step should get reaches only the last or the first."""
     if len(edges) < 3 or len({node.ins[k] for node, k in edges}) < len(edges):
         return
     for kept, word in ((-1, "last"), (0, "first")):

@@ -1,4 +1,4 @@
-"""What a mistake in a backward pass is called, and what to do about it, with the user's line that it is about."""
+"""How a mistake in a backward pass is described, and how to mend it, with the user's line that it is about."""
 
 import math
 
@@ -24,7 +24,7 @@ class Words(Names):
     def flows(self) -> str:
         operation = OPERATION.get(self.node.name, self.node.name)
         return (
-            f"the gradient must not flow through {operation} in {self.line()}; here it passes as if it were the "
+            f"the gradient must not flow through {operation} in {self.line()}; here it passes as if through the "
             f"identity"
         )
 
@@ -38,10 +38,10 @@ class Words(Names):
 
     def derivative_slip(self, said: str) -> str:
         formula = "1 where z > 0, else 0" if self.node.name == "max" else self.formula()
-        return f"the derivative of {self.operation()} is wrong {self.passes()}: {said} stands in place of {formula}"
+        return f"the derivative of {self.operation()} is wrong {self.passes()}: {said} is used in place of {formula}"
 
     def constant_lost(self, c: float) -> str:
-        return f"the constant {c:.6g} (an epsilon) is forgotten in the derivative of {self.operation()} {self.passes()}"
+        return f"the constant {c:.6g} (an epsilon) is left out of the derivative of {self.operation()} {self.passes()}"
 
     def at_output(self) -> str:
         z = self.value(self.node.ins[0])
@@ -52,7 +52,7 @@ class Words(Names):
 
     def derivative_twice(self) -> str:
         return (
-            f"the derivative of {self.operation()} ({self.formula()}) is applied twice {self.passes()}: once is right"
+            f"the derivative of {self.operation()} ({self.formula()}) is applied twice {self.passes()}: apply it once"
         )
 
     def derivative_at(self, u: int) -> str:
@@ -69,7 +69,7 @@ class Words(Names):
 
     def other_derivative(self, words: str) -> str:
         of = "relu (1 where z > 0, else 0)" if self.node.name == "max" else f"{self.operation()} ({self.formula()})"
-        return f"the derivative {words} stands {self.passes()} where the derivative of {of} belongs"
+        return f"the derivative {words} is used {self.passes()} where the derivative of {of} belongs"
 
     def is_mask(self, v: int) -> bool:
         x = self.graph.values[v]
@@ -92,7 +92,7 @@ class Words(Names):
         return f"{self.factor(self.node.ins[j])} is missing {self.passes()}: multiply the gradient by it"
 
     def factor_twice(self, j: int) -> str:
-        return f"{self.factor(self.node.ins[j])} is applied twice {self.passes()}: once is right"
+        return f"{self.factor(self.node.ins[j])} is applied twice {self.passes()}: apply it once"
 
     def upside_down(self, j: int) -> str:
         did, must = ("divided", "multiply") if self.node.name == "mul" else ("multiplied", "divide")
@@ -117,7 +117,7 @@ class Words(Names):
         return f"the division by {named} is missing {self.passes()}: divide the gradient by it too"
 
     def division_twice(self) -> str:
-        return f"the gradient is divided twice by {self.divisor()} {self.passes()}: once is right"
+        return f"the gradient is divided twice by {self.divisor()} {self.passes()}: divide once"
 
     def divisor(self) -> str:
         name, _ = self.statistic(self.node.ins[1])
@@ -151,7 +151,7 @@ class Words(Names):
         to, w = self.value(self.node.ins[1 - j]), self.value(self.node.ins[j])
         return (
             f"the product with {w} is missing in the gradient of {to} through {self.here}{self.where}: dy is passed on "
-            f"as it is, multiply it by {w} transposed"
+            f"unchanged, multiply it by {w} transposed"
         )
 
     def condition_negated(self) -> str:
@@ -166,7 +166,7 @@ class Words(Names):
 
     def parts_swapped(self, i: int, j: int) -> str:
         return (
-            f"the gradients of the parts {i} and {j} of {self.line()} are put in the wrong order{self.where}: swap "
+            f"the gradients of the parts {i} and {j} of {self.line()} are in the wrong order{self.where}: swap "
             f"them"
         )
 
@@ -242,7 +242,7 @@ class Words(Names):
     def only_summand(self, which: str, *axes: int) -> str:
         return (
             f"only the {which} entry along axis {', '.join(map(str, axes))} gets the gradient of "
-            f"{self.here}{self.where}: every summand gets it"
+            f"{self.here}{self.where}: every summand should get it"
         )
 
     def spread_over(self, wrong: int, right: int) -> str:
@@ -260,8 +260,8 @@ class Words(Names):
 
     def max_to_all(self, how: str) -> str:
         return (
-            f"every entry gets the gradient of {self.here}{how}{self.where}: it belongs to the largest entry (argmax "
-            f"mask) alone"
+            f"every entry gets the gradient of {self.here}{how}{self.where}: it belongs only to the largest entry "
+            f"(argmax mask)"
         )
 
     def max_to(self, which: str) -> str:
@@ -272,7 +272,7 @@ class Words(Names):
         return f"the mask of {self.here} (argmax) is taken along the wrong axis{self.where}"
 
     def ties(self) -> str:
-        return f"all equal entries of a window get the whole gradient of {self.here}: only one may"
+        return f"all equal entries of a window get the whole gradient of {self.here}: only one should"
 
     # ------------------------------------------------------------ matrix products, convolution
 
@@ -286,7 +286,7 @@ class Words(Names):
     def operand_order(self, j: int, a: int, b: int) -> str:
         v, to = self.node.ins[j], self.node.ins[1 - j]
         return (
-            f"{self.value(v)} stands with its axes {a} and {b} exchanged (not transposed back) before it is reshaped, "
+            f"{self.value(v)} has its axes {a} and {b} exchanged (not transposed back) before it is reshaped, "
             f"in the gradient of {self.value(to)} through {self.here}{self.where}"
         )
 
@@ -317,16 +317,16 @@ class Words(Names):
     def conv(self, said: str) -> str:
         return f"{said} ({self.line()}){self.where}"
 
-    # ------------------------------------------------------------ moving entries about
+    # ------------------------------------------------------------ moving entries around
 
     def other_rows(self, column: int, given: str) -> str:
-        which = f"{given} stands where the rows (indices) of the forward belong"
+        which = f"{given} is used where the rows (indices) of the forward belong"
         return f"the gradient of the lookup {self.line()} goes to other rows: {which}{self.where}; use the same ids"
 
     def overwritten(self, which: str) -> str:
         return (
             f"duplicate ids in the lookup {self.line()}: their gradients overwrite each other, only the {which} one "
-            f"stays{self.where}. Add them up (scatter-add: .at[ids].add, not .set)"
+            f"is kept{self.where}. Add them up (scatter-add: .at[ids].add, not .set)"
         )
 
     def averaged_duplicates(self) -> str:
@@ -382,8 +382,8 @@ class Words(Names):
 
     def order_of_reshape(self) -> str:
         return (
-            f"the gradient is reshaped with its axes in another order {self.passes()}: undo the forward's reshape as "
-            f"it was"
+            f"the gradient is reshaped with its axes in another order {self.passes()}: undo the forward's reshape "
+            f"exactly"
         )
 
     def not_reversed(self) -> str:
@@ -402,7 +402,7 @@ class Words(Names):
         )
 
     def cumsum_exclusive(self) -> str:
-        return f"the gradient of the cumulative sum in {self.line()} leaves each entry's own gradient out{self.where}"
+        return f"the gradient of the cumulative sum in {self.line()} leaves out each entry's own gradient{self.where}"
 
     def part_of_another(self, other: int) -> str:
         return f"part {self.k} of {self.here} gets the gradient of part {other}{self.where}"

@@ -1,4 +1,4 @@
-"""Normalizations as one step, and how their backward passes are got wrong: batch norm, layer norm, RMS norm, x / |x|.
+"""Normalizations as one step, and the mistakes in their backward passes: batch norm, layer norm, RMS norm, x / |x|.
 
 xhat = (x - mean) / sd,  dx = (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) / sd, where sd may contain an epsilon.
 """
@@ -57,7 +57,7 @@ def _site(graph: Graph, node: Node) -> Iterator[Site]:
 
 
 def _checked(graph, node, where, factor, gamma, total, name):
-    """The site, if dx really is what the law says."""
+    """The site, if dx actually is what the law says."""
     centred, x = where
     axes, shape = total.params["axes"], graph.values[x].shape
     law = _Law(graph.values[centred] * factor, factor, gamma, axes, name == "standard deviation")
@@ -76,7 +76,7 @@ class _Law:
     def __init__(self, xhat, factor, gamma, axes, centres):
         self.xhat, self.factor, self.gamma, self.axes, self.centres = xhat, factor, gamma, tuple(axes), centres
         self.n = math.prod(xhat.shape[axis] for axis in axes)
-        self.weight: np.ndarray | float = 0.0  # of the last term: 1/n, but for the epsilon
+        self.weight: np.ndarray | float = 0.0  # of the last term: 1/n, up to the epsilon
         self.count = 1  # n, n - 1, or 1 for a norm, the nearest to 1 / weight
 
     def weigh(self, d: np.ndarray, truth: np.ndarray):
@@ -116,7 +116,7 @@ class _Law:
             what, sd, law = "norm", "the norm", f"(dxhat - {term}) / norm"
 
         def way(name, rank, text, **wrong):
-            says = lambda w: f"normalization {line}: {text}{w.where}; right is dx = {law}"  # noqa: E731
+            says = lambda w: f"normalization {line}: {text}{w.where}; it should be dx = {law}"  # noqa: E731
             return Way(name, rank, "normalization", lambda d: self.dx(d * self.gamma, **wrong), says)
 
         if self.centres:
@@ -129,8 +129,8 @@ class _Law:
             yield way("sums", SIMPLE, text, mean=float(n), square=float(n))
         yield way("no square", MISSING, f"the path through the {what}, -{term}, is missing", square=0.0)
         yield way("plus square", SLIP, f"the sign of the {what}'s term is wrong", square=-1.0)
-        yield way("twice", SLIP, f"the {what}'s term is twice too large", square=2.0)
-        yield way("half", SLIP, f"the {what}'s term is only half of what it must be (the factor 2)", square=0.5)
+        yield way("twice", SLIP, f"the {what}'s term is twice as large as it should be", square=2.0)
+        yield way("half", SLIP, f"the {what}'s term is only half of what it should be (the factor 2)", square=0.5)
         if count > 1:
             text = f"dxhat * xhat is summed where its mean belongs (1/{count} is missing)"
             yield way("sum of products", SIMPLE, text, square=float(count))
@@ -141,9 +141,9 @@ class _Law:
             text = f"dxhat * xhat is averaged (divided by {n}) where its sum belongs"
             yield way("mean of products", SIMPLE, text, square=1 / n)
         yield way("no xhat", SIMPLE, "the factor xhat in front of the last term is missing", before=1.0)
-        yield way("no xhat inside", SIMPLE, "dxhat is summed up without its factor xhat in the last term", inside=1.0)
+        yield way("no xhat inside", SIMPLE, "dxhat is summed without its factor xhat in the last term", inside=1.0)
         for name, other in {"x - mean": centred, "x": x}.items() if self.centres else (("x", x),):
-            text = f"{name} stands in place of xhat (a division by {sd} is missing)"
+            text = f"{name} is used in place of xhat (a division by {sd} is missing)"
             yield way(f"{name} before", SLIP, f"{text} in front of the last term", before=other)
             yield way(f"{name} inside", SLIP, f"{text} inside the sum of the last term", inside=other)
             yield way(f"{name} both", SLIP, f"{text} in the last term", before=other, inside=other)

@@ -1,4 +1,4 @@
-"""Other forwards: what a backward pass may take for the forward, and the gradient that this gives."""
+"""Other forwards: what a backward pass may mistake for the forward, and the gradient that this gives."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ UNARY = ("tanh", "logistic", "sin", "cos", "exp", "log", "abs", "square", "sqrt"
 _IDENTITIES = {"copy", "carry", "stop_gradient", "convert_element_type", "transpose", "reshape"}
 # How a change of the forward is read.
 FUNCTION = "it is the right gradient of another function: "
-VALUES = "the rules of the backward pass are right, but it computes values again and differently: "
-LINE = "the rules of the backward pass are right, but what this line computes is computed again and differently: "
+VALUES = "the rules of the backward pass are right, but it recomputes values differently: "
+LINE = "the rules of the backward pass are right, but what this line computes is recomputed differently: "
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _functions(graph: Graph) -> Iterator[Change]:
                     a, c = (-1, i), (-2, i)
                     values = {c: np.asarray(factor)}
                     nodes = [_node(other, node.ins, (a,), node), _node("mul", (a, c), node.outs, node)]
-                text = f"{shown.get(other, other)} stands in place of {shown.get(name, name)} in {_line(node)}"
+                text = f"{shown.get(other, other)} is used in place of {shown.get(name, name)} in {_line(node)}"
                 yield Change(text, node, values, {i: nodes})
 
 
@@ -115,8 +115,8 @@ def _epsilons(graph: Graph) -> Iterator[Change]:
 
 
 def other_masks(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """What is taken for a mask, in words."""
-    yield "turned round: True for False", ~x
+    """What is mistaken for a mask, in words."""
+    yield "inverted: True for False", ~x
     yield "all True: the mask is missing (ignored)", x | True
     yield "all False", x & False
     if x.ndim >= 2 and x.shape[-1] == x.shape[-2]:
@@ -124,7 +124,7 @@ def other_masks(x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _masks(graph: Graph) -> Iterator[Change]:
-    """A mask left out, turned round, transposed, or another one of the forward's in its place."""
+    """A mask left out, inverted, transposed, or another one of the forward's in its place."""
     seen = set()
     bools = [v for v, x in enumerate(graph.values) if _is_bool(x) and np.size(x) > 1]
     for i, node in enumerate(graph.nodes):
@@ -169,7 +169,7 @@ def _scaled(graph: Graph) -> Iterator[Change]:
 
 
 def other_values(graph: Graph) -> Iterator[Change]:
-    """Values that a backward pass computes again: a variance of n - 1, an epsilon elsewhere, a constant left out."""
+    """Values that a backward pass recomputes: a variance of n - 1, an epsilon elsewhere, a constant left out."""
     for node in graph.nodes:
         y = node.outs[0]
         if node.name == "reduce_sum":
@@ -178,7 +178,7 @@ def other_values(graph: Graph) -> Iterator[Change]:
             for factor, words in (
                 (n / max(n - 1, 1), f"divided by {n - 1} instead of {n} (n - 1: the unbiased estimate)"),
                 (max(n - 1, 1) / n, f"divided by {n} instead of {n - 1}"),
-                (float(n), f"not divided by {n}: the sum stands for the mean"),
+                (float(n), f"not divided by {n}: the sum is used as the mean"),
                 (1 / n, f"divided by {n} once too often"),
             ):
                 if n > 1:
@@ -208,7 +208,7 @@ def _node(name: str, ins, outs, like: Node, **params) -> Node:
 
 
 def _open(graph: Graph, select: Node, values: list) -> Node:
-    """A select of the case that depends on the inputs, everywhere."""
+    """A select that takes, everywhere, the case that depends on the inputs."""
     which = next(k for k, v in enumerate(select.ins[1:]) if v in graph.active)
     values.append(np.full(np.shape(values[select.ins[0]]), which, np.asarray(values[select.ins[0]]).dtype))
     return dataclasses.replace(select, ins=(len(values) - 1, *select.ins[1:]))
@@ -219,9 +219,9 @@ def _line(node: Node) -> str:
 
 
 def gradients(graph: Graph, change: Change, dy, reading: str) -> list[np.ndarray] | None:
-    """The changed function's right gradient, or that by the forward's own rules at its values; None if there is none.
+    """The changed function's right gradient, or that of the forward's own rules at its values; None if neither exists.
 
-    With LINE only what stands in the change's own line has other values.
+    With LINE, only what is in the change's own line has other values.
     """
     if (change.passes >= 0 and reading == FUNCTION) or (change.node is None and reading == LINE):
         return None

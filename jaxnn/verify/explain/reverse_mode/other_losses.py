@@ -1,4 +1,4 @@
-"""What stands where the gradient of a value belongs: a constant, or the gradient of another loss."""
+"""What is used where the gradient of a value belongs: a constant, or the gradient of another loss."""
 
 from collections.abc import Iterator
 
@@ -45,7 +45,7 @@ def _losses(u: np.ndarray, t: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield "u - t, that of the squared error", d
     yield "sign(u - t), that of the absolute error", np.sign(d)
     yield "tanh(u - t), that of log-cosh", np.tanh(d)
-    yield "u - t cut off at 1, that of the Huber loss", np.clip(d, -1, 1)
+    yield "u - t clipped at 1, that of the Huber loss", np.clip(d, -1, 1)
     yield "softmax(u) - t, that of the cross-entropy of logits", q - t
     yield "sigmoid(u) - t, that of the binary cross-entropy of logits", s - t
     yield "-t / u, that of the cross-entropy of probabilities", -t / u

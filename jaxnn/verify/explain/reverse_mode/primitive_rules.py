@@ -1,7 +1,7 @@
-"""What every primitive computes and its right rule of reverse mode, in NumPy and float64.
+"""What every primitive computes and its right reverse-mode rule, in NumPy and float64.
 
 So a graph of fifty operations is differentiated in half a millisecond, with nothing compiled. A primitive without a
-rule here takes jax's. rule_mistakes.py says how these rules go wrong.
+rule here takes jax's. rule_mistakes.py lists how these rules go wrong.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ def is_float(x: Any) -> bool:
 
 
 def is_integer(x: Any) -> bool:
-    """Whether x is an array of integers; keys of random numbers are none."""
+    """Whether x is an array of integers; keys of random numbers are not."""
     return isinstance(x, np.ndarray) and x.dtype.kind == "i"
 
 
 def as_array(x: Any) -> Any:
-    """x as a float64 (or integer, or Boolean) NumPy array; keys stay what they are."""
+    """x as a float64 (or integer, or Boolean) NumPy array; keys are left as they are."""
     return x if is_key(x.dtype) else widen(x, x.dtype)
 
 
@@ -223,7 +223,7 @@ SEVERAL: dict[str, Callable[..., list]] = {
     "top_k": _top,
     "optimization_barrier": lambda p, *xs: list(xs),
 }
-# Their operands may have one shape and a scalar, or an axis of length 1, beside it.
+# Their operands may share one shape, or one of them be a scalar or have axes of length 1.
 BINARY = {"add", "add_any", "sub", "mul", "div", "pow", "max", "min", "atan2", "rem", "nextafter", "select_n", "clamp"}
 # Their value is held where an input moves: no gradient passes.
 HELD = {"stop_gradient", "sign", "floor", "ceil", "round"}

@@ -1,4 +1,4 @@
-"""How the rules of sums, broadcasts and matrix products are got wrong."""
+"""The mistakes in the rules of sums, broadcasts and matrix products."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Every way in which a rule of reverse mode goes wrong, node by node; the right rules are in primitive_rules.py."""
+"""Every way in which a reverse-mode rule goes wrong, node by node; the right rules are in primitive_rules.py."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def sites(graph: Graph) -> Iterator[Site]:
 
 
 def _too_early(graph, node, k):
-    """The gradient of a value further downstream is used: what lies between is forgotten, for this operand only."""
+    """The gradient of a value further downstream is used: what lies between is skipped, for this operand only."""
     if len(node.outs) > 1 or node.ins[k] not in graph.active:
         return
     shape = graph.values[node.outs[0]].shape

@@ -1,4 +1,4 @@
-"""Where the gradient of a node's output goes, and what a way of getting that wrong is."""
+"""Where the gradient of a node's output goes, and what one way to get that wrong is."""
 
 import math
 import operator
@@ -27,17 +27,17 @@ class Way(NamedTuple):
 
 
 class Site(NamedTuple):
-    """Where the gradient of a node's output contributes to that of a value, and how that is got wrong."""
+    """Where the gradient of a node's output contributes to that of a value, and the ways to get that wrong."""
 
     node: Node
-    k: int  # the operand; negative where the way from the output to the target is several nodes long
+    k: int  # the operand; negative where the path from the output to the target is several nodes long
     target: int
     right: Callable[[Any], np.ndarray]
     ways: list[Way]
 
 
 def others(graph: Graph, node: Node, v: int, skip: int = -1) -> Iterator[tuple[str, int]]:
-    """Other values of v's shape, the nearest first, with a name of their role: the same for every turn of a loop."""
+    """Other values of v's shape, the nearest first, with a name for their role: the same in every turn of a loop."""
     shape = graph.values[v].shape
     if math.prod(shape) < 2:
         return
@@ -82,7 +82,7 @@ def along(x: np.ndarray, axis: int, index: int) -> np.ndarray:
 
 
 def shifted(x: np.ndarray, axis: int, step: int) -> np.ndarray:
-    """x moved by one along an axis, with 0 where nothing comes from."""
+    """x moved by one along an axis, with 0 where nothing moves in."""
     moved = np.roll(x, step, axis)
     at = [slice(None)] * x.ndim
     at[axis] = slice(0, 1) if step > 0 else slice(-1, None)

@@ -1,4 +1,4 @@
-"""Random directions of the inputs, along which a break of the backward pass is tried for the price of a dot product."""
+"""Random directions of the inputs, along which a break of the backward pass is tried at the cost of a dot product."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -41,7 +41,7 @@ class Directions:
         self.tangents = {v: (np.asarray(rows), np.stack(tangents)) for v, (rows, tangents) in found.items()}
 
     def aim(self, truth: Sequence, missing: dict[int, np.ndarray], left: frozenset[int]):
-        """Take what is missing as the target: with how much slack, and along which directions."""
+        """Make what is missing the target: with how much slack, and along which directions."""
         target, slack = [], []
         tree = max(float(np.linalg.norm(t)) for t in truth)
         for u in self.moves:

@@ -1,4 +1,4 @@
-"""What goes wrong with the gradient of a whole value: an output's dy, one of several uses, a factor too many."""
+"""What goes wrong with the gradient of a whole value: an output's dy, one of several uses, an extra factor."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ _SAME = {"neg", "convert_element_type", "copy", "stop_gradient"}
 
 
 def of_values(graph: Graph, dy: Sequence) -> Iterator[Break]:
-    """An output's dy ignored; a value's gradient without some of its uses, or with a factor too many or too few."""
+    """An output's dy ignored; a value's gradient without some of its uses, or with a factor missing or added."""
     for i, v in enumerate(graph.outputs):
         dy_i = np.asarray(dy[i], np.float64)
         if v in graph.active and (dy_i.size > 1 or len(graph.outputs) > 1):
@@ -97,7 +97,7 @@ def _wholes(graph, v):
 
 
 def passed(graph: Graph, v: int) -> Iterator[Break]:
-    """The gradient of a value of v's shape further downstream in its place: what stands between them is left out."""
+    """The gradient of a value of v's shape further downstream in its place: what lies between them is left out."""
     x = graph.values[v]
     if x.size < 2 or v not in graph.uses:
         return
@@ -109,8 +109,8 @@ def passed(graph: Graph, v: int) -> Iterator[Break]:
         words = Words(graph, producer, 0)
 
         def says(words=words, u=u):
-            between = f"the derivative of what stands between them, in {words.line()}, is missing"
-            return f"the gradient of {words.value(v)} is that of {words.value(u)}, passed on as it is: {between}"
+            between = f"the derivative of what lies between them, in {words.line()}, is missing"
+            return f"the gradient of {words.value(v)} is that of {words.value(u)}, passed on unchanged: {between}"
 
         change = Change(v, lambda g, u=u: (g[u] if u in g else 0 * x) - g.get(v, 0 * x), (u, v))
         yield Break(SLIP + 1, "path", (change,), says, producer)

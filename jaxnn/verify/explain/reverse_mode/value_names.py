@@ -63,7 +63,7 @@ _STATISTIC = {"mean": "mean", "var": "variance", "std": "standard deviation", "n
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """The names of what is around a node (or, if `where` says so, around several that are alike) and its operand k."""
+    """The names of what is around a node (or, if `where` says so, around several like it) and its operand k."""
 
     graph: Graph
     node: Node
@@ -113,7 +113,7 @@ class Names:
         return f"the {OPERATION.get(node.name, node.name)}"
 
     def constant(self, node: Node) -> float | None:
-        """The number that is an operand beside the gradient's."""
+        """The number that is the operand next to the gradient's."""
         for v in node.ins:
             x = self.graph.values[v]
             if v not in self.graph.active and np.size(x) and np.all(x == np.ravel(x)[0]):
@@ -143,13 +143,13 @@ class Names:
         return v
 
     def passes(self) -> str:
-        """Where the gradient passes."""
-        return f"where the gradient passes {self.line()}{self.where}"
+        """Where in the backward pass."""
+        return f"in the backward of {self.line()}{self.where}"
 
     # ------------------------------------------------------------ paths
 
     def path(self) -> str:
-        """The way of the gradient through the node to its operand k."""
+        """The gradient's path through the node to its operand k."""
         graph, node, k = self.graph, self.node, self.k
         v = self.origin(node.ins[k])
         name, producer = self.statistic(node.ins[k])
@@ -158,7 +158,7 @@ class Names:
         if node.name == "carry":
             return f"the path back in time through the carry (the hidden state) of {self.line()}"
         if graph.recurrent(node, k) and not graph.values[v].ndim:
-            return f"the sum over the earlier turns of the loop in {self.line()} (only the last turn is left)"
+            return f"the sum over the earlier iterations of the loop in {self.line()} (only the last is left)"
         if graph.recurrent(node, k):
             return (
                 f"the path back in time: the hidden state {self.value(v)} of the step before, through "
@@ -194,14 +194,14 @@ class Names:
         return self.value(v) if v in graph.assigned else ""
 
     def branch(self) -> str:
-        """The skip connection beside which the node stands, if it does."""
+        """The skip connection that the node's branch runs parallel to, if there is one."""
         graph, node = self.graph, self.node
         for user in graph.nodes:
             if user.name == "add" and graph.values[user.outs[0]].ndim and graph.reaches(node.outs[0], user.outs[0]):
                 for k, v in enumerate(user.ins):
                     on_skip = graph.reaches(node.outs[0], v) or not graph.reaches(v, node.ins[self.k])
                     if not on_skip and graph.reaches(node.outs[0], user.ins[1 - k]) and len(graph.uses.get(v, ())) > 1:
-                        return f" (it is on the branch beside the skip connection in {self.line(user)})"
+                        return f" (it is on the branch parallel to the skip connection in {self.line(user)})"
         return ""
 
     def use(self) -> str:
@@ -297,7 +297,7 @@ def _numbers(graph: Graph) -> Iterator[tuple[float, str]]:
 
 
 def number_name(graph: Graph, number: float) -> str:
-    """What a number could stand for: "the length of axis 0 of args[0]"; nothing if it is no known number."""
+    """What a number could be: "the length of axis 0 of args[0]"; nothing if it is not a known number."""
     known = (what for n, what in _numbers(graph) if n not in (0, 1) and abs(number - n) <= 1e-6 * n)
     return next(known, "")
 
@@ -309,9 +309,9 @@ def size_name(graph: Graph, number: float) -> str:
 
 
 def factor_words(graph: Graph, factor: float) -> str:
-    """How a wrong factor is told: "32 times too large (32 is the length of axis 0 of x)"; "" if it is no known one."""
-    small = "only half of what it must be (a factor 2 is missing)"
-    for number, text in ((-1, "of the wrong sign: negate it"), (2, "twice too large"), (0.5, small)):
+    """How a wrong factor is described: "32 times too large (32 is the length of axis 0 of x)"; "" if it is unknown."""
+    small = "only half of what it should be (a factor 2 is missing)"
+    for number, text in ((-1, "of the wrong sign: negate it"), (2, "twice as large as it should be"), (0.5, small)):
         if abs(factor - number) <= 1e-6:
             return text
     for times, how in ((factor, "large"), (1 / factor if factor else 0, "small")):

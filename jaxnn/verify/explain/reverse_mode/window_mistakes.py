@@ -1,4 +1,4 @@
-"""How the rules of convolution and pooling are got wrong."""
+"""The mistakes in the rules of convolution and pooling."""
 
 import math
 

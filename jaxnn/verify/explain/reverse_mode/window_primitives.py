@@ -27,7 +27,7 @@ def contract(a: np.ndarray, a_axes: Sequence, b: np.ndarray, b_axes: Sequence, o
 
 
 def padding(shape: Sequence[int], config: Sequence) -> tuple[tuple, tuple]:
-    """Where x's entries stand in pad(x), and which of them do: negative padding crops. config: (low, high, between)."""
+    """Where x's entries go in pad(x), and which of them do: negative padding crops. config: (low, high, between)."""
     outside, inside = [], []
     for n, (low, high, between) in zip(shape, config, strict=True):
         step, total = between + 1, low + high + n + max(n - 1, 0) * between
@@ -183,7 +183,7 @@ class Pooling:
 
 
 def gather_positions(p: dict, shape: Sequence[int], indices: np.ndarray) -> np.ndarray:
-    """For each entry of gather's output the flat position in the operand that it is copied from, -1 for none."""
+    """For each entry of gather's output, the flat position in the operand that it is copied from, -1 for none."""
     numbers, sizes = p["dimension_numbers"], p["slice_sizes"]
     batch = indices.shape[:-1]
     start = np.zeros((*batch, len(shape)), np.int64)
