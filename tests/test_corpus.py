@@ -3,8 +3,8 @@
 import pytest
 from corpus import RIGHT, WRONG, check, first_findings, names_the_cause
 
-# Caught, but with a text that does not name the cause: what is left to do. `scripts/benchmark.py --verify` counts over
-# the whole corpus.
+# Caught, but with a text that does not name the cause: what is left to do. `python -m benchmarks.checkers` counts
+# over the whole corpus.
 KNOWN_UNNAMED = {
     "activations: leaky relu layer: mask of the input's mean",
     "recurrent: decayed sum by scan: not in reverse",
