@@ -3,7 +3,7 @@
 import pytest
 from corpus import RIGHT, WRONG, check, first_findings, names_the_cause
 
-# Caught, but with a text that does not name the cause: still to do. `scripts/benchmark.py --verify` counts over
+# Caught, but with a text that does not name the cause: still to do. `python -m benchmarks.checkers` counts over
 # the whole corpus.
 KNOWN_UNNAMED = {
     "activations: leaky relu layer: mask of the input's mean",

@@ -1,10 +1,9 @@
-"""The verifier beside jax's and chex's checkers, on the corpus of the tests: who catches what, and names the cause.
+"""The verifier beside jax's and chex's gradient checkers, on tests/corpus: who catches what, and names the cause.
 
 The peers are given what they ask for: a function with a custom_vjp made of the case's forward and manual gradient, of
 float arrays only, in reverse mode, with their default tolerances. Whatever they raise counts as caught.
 """
 
-import functools
 import importlib.util
 import sys
 import time
@@ -18,7 +17,7 @@ import numpy as np
 from jax.test_util import check_grads
 from tqdm import tqdm
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+from benchmarks import measure
 
 
 class Outcome(NamedTuple):
@@ -114,14 +113,14 @@ def checkers(corpus) -> dict[str, Callable[[Any], Outcome]]:
     """By name; chex only where it is installed."""
     found = {
         "jaxnn": lambda case: ours(case, corpus),
-        "jax check_grads": lambda case: peer(
+        "jax `check_grads`": lambda case: peer(
             lambda f, args: check_grads(f, args, order=1, modes=("rev",)), case, corpus.session
         ),
     }
     if importlib.util.find_spec("chex"):
         import chex  # pyright: ignore[reportMissingImports]
 
-        found["chex assert_numerical_grads"] = lambda case: peer(
+        found["chex `assert_numerical_grads`"] = lambda case: peer(
             lambda f, args: chex.assert_numerical_grads(f, args, order=1, modes=("rev",)), case, corpus.session
         )
     return found
@@ -130,48 +129,71 @@ def checkers(corpus) -> dict[str, Callable[[Any], Outcome]]:
 # ---------------------------------------------------------------- the table
 
 
-def verify_benchmark(every: int) -> str:
-    """Every so-and-so-many-th case of tests/corpus through every checker; a table of what they said."""
-    corpus = _corpus()
+def rows(corpus, cases: list) -> list[dict[str, Any]]:
+    """What every checker says of the cases: counts, the names of those it was wrong about, and the seconds of each."""
     contenders = checkers(corpus)
-    cases = corpus.CASES[::every]
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in contenders}
+    said: dict[str, list[Outcome]] = {name: [] for name in contenders}
     for case in tqdm(cases, unit="case", disable=None):
         for name, checker in contenders.items():
-            outcomes[name].append(checker(case))
-    kinds = [case.kind for case in cases if case.kind]
-    lines = [
-        f"{len(kinds)} wrong gradients of {len(set(kinds))} kinds, {len(cases) - len(kinds)} right ones; "
-        "seconds of the first call, compiling included",
-        "",
-        "| checker | wrong, caught | cause named | right, flagged | median seconds | in all |",
-        "|---|---|---|---|---|---|",
-        *(_row(name, corpus, cases, said) for name, said in outcomes.items()),
-    ]
-    if not importlib.util.find_spec("chex"):
-        lines.append("\nchex is not installed: left out (pip install chex brings it)")
-    return "\n".join(lines)
+            said[name].append(checker(case))
+    return [row(name, corpus, list(zip(cases, outcomes, strict=True))) for name, outcomes in said.items()]
 
 
-def _row(name: str, corpus, cases: list, said: list[Outcome]) -> str:
-    pairs = list(zip(cases, said, strict=True))
-    wrong = sum(bool(case.kind) for case in cases)
+def row(name: str, corpus, pairs: list[tuple[Any, Outcome]]) -> dict[str, Any]:
     caught = [(case, outcome) for case, outcome in pairs if case.kind and outcome.flagged]
-    named = sum(corpus.names_the_cause(case, outcome.text) for case, outcome in caught)
-    flagged = sum(outcome.flagged for case, outcome in pairs if not case.kind)
-    seconds = [outcome.seconds for outcome in said]
+    unnamed = [case.name for case, outcome in caught if not corpus.names_the_cause(case, outcome.text)]
+    flagged = [case.name for case, outcome in pairs if not case.kind and outcome.flagged]
+    return {
+        "name": name,
+        "caught": len(caught),
+        "named": len(caught) - len(unnamed),
+        "flagged": len(flagged),
+        "seconds": measure.spread([outcome.seconds for _, outcome in pairs]),
+        "not_caught": [case.name for case, outcome in pairs if case.kind and not outcome.flagged],
+        "caught_but_not_named": unnamed,
+        "right_but_flagged": flagged,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    of = result["settings"]
+    totals = {"caught": of["wrong"], "named": of["wrong"], "flagged": of["right"]}
+    cells = [
+        [row["name"], *(f"{row[count]} of {n}" for count, n in totals.items()), measure.shown(row["seconds"])]
+        for row in result["rows"]
+    ]
+    part = "" if of["every"] == 1 else f"Every {of['every']}th case only: "
     return (
-        f"| {name} | {len(caught)} of {wrong} | {named} of {wrong} "
-        f"| {flagged} of {len(cases) - wrong} | {np.median(seconds):.2f} | {sum(seconds):.0f} |"
+        measure.markdown(["checker", "wrong, caught", "cause named", "right, flagged", "seconds"], cells)
+        + f"\n\n{part}{of['wrong']} wrong gradients of {of['kinds']} kinds and {of['right']} right ones; seconds of a "
+        f"first call, compiling included, as medians (quartiles) over the cases. {measure.circumstances(result)}"
     )
 
 
-@functools.cache
-def _corpus() -> Any:
-    """The package tests/corpus, which lies beside the scripts in the repository."""
-    if not (TESTS / "corpus" / "__init__.py").exists():
-        raise ValueError(f"--verify needs the corpus of the tests, which is not in {TESTS}: run it in the repository")
-    sys.path.insert(0, str(TESTS))
+def main() -> int:
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--every", type=measure.at_least_one, default=1, metavar="N", help="only every Nth case")
+    args = parser.parse_args()
+    corpus = load_corpus()
+    cases = corpus.CASES[:: args.every]
+    kinds = [case.kind for case in cases if case.kind]
+    settings = {"every": args.every, "wrong": len(kinds), "kinds": len(set(kinds)), "right": len(cases) - len(kinds)}
+    measure.installed(["chex"])
+    result = measure.result("checkers", settings, ["chex"], rows(corpus, cases))
+    measure.finish(result, table(result), args.write)
+    return 0
+
+
+def load_corpus() -> Any:
+    """The package tests/corpus, which lies beside the benchmarks in the repository."""
+    tests = Path(__file__).resolve().parent.parent / "tests"
+    if not (tests / "corpus" / "__init__.py").exists():
+        raise FileNotFoundError(f"the corpus of gradients is not in {tests}: run this in a clone of the repository")
+    sys.path.insert(0, str(tests))
     import corpus  # pyright: ignore[reportMissingImports]
 
     return corpus
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,13 +1,15 @@
-"""The rows of `benchmark.py --fused`. A new rule: a function that builds its `Case`, and its lines in ROWS."""
+"""Rows of `benchmarks.fused`: the rules of `jaxnn.fused` on one matrix product or one attention.
+
+A new rule is a function that builds its `Case`, and its lines in ROWS.
+"""
 
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from _fused_benchmark import Case, Row
-from _fused_layer_rows import ROWS as LAYERS
 
+from benchmarks.fused_case import Case, Row
 from jaxnn.fused import flash_attention, linear_cross_entropy
 
 
@@ -96,4 +98,4 @@ FLASH_ATTENTION = tuple(
     )
 )
 
-ROWS = (*LINEAR_CROSS_ENTROPY, *FLASH_ATTENTION, *LAYERS)
+ROWS = (*LINEAR_CROSS_ENTROPY, *FLASH_ATTENTION)

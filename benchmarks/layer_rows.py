@@ -1,4 +1,4 @@
-"""Rows of `benchmark.py --fused`: stacks of layers, recurrent layers, and single layers whose backward is faster.
+"""Rows of `benchmarks.fused`: stacks of layers, recurrent layers, and single layers whose backward is faster.
 
 Each case is the value and all gradients: by a Layer's forward and backward, and by jax.vjp of the forward as one writes
 it.
@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _fused_benchmark import Case, Row
 from jax import lax
 
+from benchmarks.fused_case import Case, Row
 from jaxnn import Ctx, Layer, combinators, initializers, layers
 from jaxnn.fused import dense_stack, reversible
 

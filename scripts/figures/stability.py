@@ -1,10 +1,11 @@
-"""The gallery's picture of formulas that libraries get wrong too: their naive form, the library's and ours."""
+"""Formulas that libraries get wrong too: how far their naive form, the library's and ours are from the truth."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _errors import OURS, curves_of, relative_error, steps
+from matplotlib.figure import Figure
 
+from figures.errors import OURS, curves_of, relative_error, steps
 from jaxnn import plots
 from jaxnn.activations import gelu_erf, silu_derivative, softmax_backward, softmax_forward
 from jaxnn.layers.norm import layer_norm_backward, layer_norm_forward
@@ -18,9 +19,9 @@ from jaxnn.losses import (
 NAIVE, LIBRARY = "naive (its derivative: jax.grad)", "library (its derivative: jax.grad)"
 
 
-def stability_panels(count: int) -> list[plots.ErrorCurves]:
-    """Each in `count` steps; the truth is of float64, in forms that are stable there."""
-    return [
+def draw(quick: bool) -> tuple[Figure, str]:
+    count = 60 if quick else 220
+    parts = [
         *cross_entropy_panels(count),
         *layer_norm_panels(count),
         softmax_panel(count),
@@ -29,6 +30,11 @@ def stability_panels(count: int) -> list[plots.ErrorCurves]:
         log_cosh_panel(count),
         cosine_panel(count),
     ]
+    largest = max(part.errors[OURS].max() for part in parts)
+    return plots.error_curves(parts), f"largest relative error of our forms {largest:.1e}"
+
+
+# ------------------------------------------------------------ the panels: their truth is of float64, in stable forms
 
 
 def logits(gap):
