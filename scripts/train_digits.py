@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="the run folder (default: runs/digits)")
     args = parser.parse_args()
 
-    split_key, train_key = jax.random.split(jax.random.key(args.seed))
+    data_key, train_key = jax.random.split(jax.random.key(args.seed))
+    _, split_key = jax.random.split(data_key)  # as `jaxnn train` does: the same numbers come out
     train, test = datasets.split(split_key, datasets.digits(), 0.2)
 
     model = models.mlp((256, 128), n_out=10, rate=0.2)
