@@ -118,6 +118,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=measure.at_least_one, default=11, help="turns of each")
     parser.add_argument("--only", metavar="TEXT", help="the rows whose name contains this")
     args = parser.parse_args()
+    if args.write and args.only:
+        parser.error("--write saves whole results; leave --only out")
     chosen = [row for row in ROWS if args.only is None or args.only in row.name]
     if not chosen:
         names = ", ".join(sorted({row.name for row in ROWS}))
@@ -125,7 +127,7 @@ def main() -> int:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
         found = processes.map(measured, chosen, [args.rounds] * len(chosen))
         rows = list(tqdm(found, total=len(chosen), unit="row", disable=None))
-    result = measure.result("fused", {"rounds": args.rounds, "only": args.only}, (), rows)
+    result = measure.result("fused", {"rounds": args.rounds}, (), rows)
     measure.finish(result, table(result), args.write)
     return 0
 

@@ -1,4 +1,4 @@
-"""A training step of the networks of `scripts`: the CNN for MNIST, the GPT and the LSTM for text, without dropout.
+"""A training step of the CNN of train_mnist_cnn.py, without dropout, and of the GPT and the LSTM of `jaxnn train-text`.
 
 By this library; by jax.grad of the same forward in the same loop, a scan over the steps in one compiled call; and,
 where it is installed, by PyTorch, eager and compiled. All get the same weights, batches and optimizer, and take turns,
@@ -173,9 +173,11 @@ def main() -> int:
     parser.add_argument("--steps", type=measure.at_least_one, default=10, help="training steps in a turn")
     parser.add_argument("--only", choices=SETTINGS, help="one of the networks")
     args = parser.parse_args()
+    if args.write and args.only:
+        parser.error("--write saves whole results; leave --only out")
     names = [args.only] if args.only else list(SETTINGS)
     found = [row for name in names for row in rows(name, args.steps, args.rounds)]
-    settings = {"rounds": args.rounds, "steps": args.steps, "only": args.only}
+    settings = {"rounds": args.rounds, "steps": args.steps}
     result = measure.result("models", settings, ["torch"], found)
     measure.finish(result, table(result), args.write)
     return 0
