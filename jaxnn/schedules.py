@@ -151,7 +151,7 @@ def one_cycle(rate: Number, steps: int, rise: float = 0.3) -> Schedule:
     non_negative("one_cycle", "rate", rate)
     _whole("one_cycle", "steps", steps, least=1)
     if isinstance(rise, Tracer):
-        raise ValueError("one_cycle: rise is traced, but says how many steps rise; pass a number of Python")
+        raise ValueError("one_cycle: rise is traced, but sets how many steps rise; pass a Python number")
     fraction("one_cycle", "rise", rise)
     top, rate = int(rise * steps), number_for(float, rate)
 

@@ -112,13 +112,13 @@ def _code_points(text: bytes) -> np.ndarray:
 
 
 def trigram_bits(text: Text, k: float = 30.0) -> float:
-    """Bits per byte of a byte trigram model, fitted on the training part, on the held-out part but its first two bytes.
+    """Bits per byte of a byte trigram model, fitted to the training part, on all but the first two held-out bytes.
 
     p_0 = 1/256,  p_n(c | the n - 1 bytes before) = (count(them, c) + k p_(n-1)) / (count(them) + k),  n = 1, 2, 3
 
-    Each distribution is mixed with the next shorter one, the less of it the more often its context was seen. The
-    default k is about the best one for the sources of the standard library.
-    ValueError where one of the parts is shorter than a trigram.
+    Each distribution is mixed with the next shorter one, which counts less the more often the context was seen. The
+    default k is close to the best for the sources of the standard library.
+    ValueError where either part is shorter than a trigram.
 
     >>> round(trigram_bits(Text(b"the cat sat on the mat. " * 9, b"the cat sat"), k=1.0), 2)
     0.31

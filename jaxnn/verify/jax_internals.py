@@ -1,7 +1,7 @@
-"""What is read of jaxprs that JAX does not promise to keep: their classes, and which parameter holds what.
+"""What is read from jaxprs that JAX does not promise to keep: their classes, and which parameter holds what.
 
-The whole of jaxnn.verify asks here, so that a new JAX is a change of this file. Where the shapes of an equation tell
-the same as its parameters, they are asked: they are the same in every version.
+All of jaxnn.verify goes through here, so a new JAX only changes this file. Where an equation's shapes say the same as
+its parameters, the shapes are read: they are the same in every version.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxpr_as_fun
 from jax.extend.core import Literal as Literal
 from jax.extend.core import Var as Var
 
-# Primitives that merely call a jaxpr, by the names that they have had.
+# Primitives that merely call a jaxpr, under all names they have had.
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 CALLS |= {"custom_jvp_call", "custom_vjp_call"}
 LOOPS_AND_BRANCHES = {"scan", "while", "cond"}
 LINEAR_SOLVES = {"custom_linear_solve", "linear_solve"}
-OPAQUE = {"call_hi_primitive"}  # what is made of Python functions, made for the dtypes of their trace: custom_root
+OPAQUE = {"call_hi_primitive"}  # made of Python functions for the dtypes of their trace: custom_root
 
 
 def close(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
-    """A jaxpr with its constants, of which an open one has none. In JAX 0.12 the two classes are one."""
+    """A jaxpr with its constants; an open one has none. In JAX 0.12 the two classes are one."""
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
@@ -59,7 +59,7 @@ class Scan(NamedTuple):
 
 
 def scan_parts(eqn: JaxprEqn, args: Sequence) -> Scan:
-    """A scan of these operands: those that the body sees without their first axis are xs, of its results the ys."""
+    """A scan of these operands: operands that the body sees without their first axis are xs, such results ys."""
     p, body = eqn.params, close(eqn.params["jaxpr"])
     n_xs = sum(_rank(whole) > _rank(part) for whole, part in zip(eqn.invars, body.jaxpr.invars, strict=True))
     n_carry = sum(_rank(whole) == _rank(part) for whole, part in zip(eqn.outvars, body.jaxpr.outvars, strict=True))
@@ -85,7 +85,7 @@ def while_parts(eqn: JaxprEqn, args: Sequence) -> While:
 
 
 def branches(eqn: JaxprEqn) -> list[ClosedJaxpr]:
-    """The branches of a cond, whose first operand says which of them takes the others."""
+    """The branches of a cond, whose first operand chooses the branch that the others are passed to."""
     return [close(branch) for branch in eqn.params["branches"]]
 
 
@@ -130,8 +130,8 @@ def _split(args: Sequence, *lengths: int) -> list[list]:
 
 
 def parameters(eqn: JaxprEqn) -> dict[str, Any]:
-    """An operation's parameters, with those that older versions did not have."""
-    if eqn.primitive.name == "top_k":  # along the last axis, before it could be chosen
+    """An operation's parameters, including those that older versions lack."""
+    if eqn.primitive.name == "top_k":  # along the last axis, before the axis could be chosen
         return {"axis": _rank(eqn.invars[0]) - 1} | eqn.params
     return eqn.params
 
