@@ -21,6 +21,12 @@ def naming(combinator: str, i: int):
         raise
 
 
+def require_layers(who, layers):
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise ValueError(f"{who}: argument {i} (counted from 0) is {kind(layer)}, expected a Layer; unpack a list")
+
+
 def require_entries(who, layers, params, state):
     for name, tree in (("params", params), ("state", state)):
         if not isinstance(tree, tuple | list):
@@ -54,6 +60,7 @@ class Shared(NamedTuple):
 def side_by_side(who, layers):
     if not layers:
         raise ValueError(f"{who}: no layers given, expected at least one")
+    require_layers(who, layers)
 
     def deal(name, x, dealt):
         if dealt and len(x) != len(layers):

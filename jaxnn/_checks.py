@@ -84,8 +84,13 @@ def is_zero(value: Number) -> bool:
 def _number(who, name, value, fits, expected):
     if np.shape(value) != ():
         raise ValueError(f"{who}: {name} has shape {np.shape(value)}, expected one number; use jax.vmap for several")
-    # As a float: under jit, comparing even a known array is traced.
-    if not isinstance(value, Tracer) and not fits(float(value)):
+    if isinstance(value, Tracer):
+        return
+    try:
+        fitting = fits(float(value))  # as a float: under jit, comparing even a known array is traced
+    except (TypeError, ValueError):
+        fitting = False
+    if not fitting:
         raise ValueError(f"{who}: {name} = {value}, expected {expected}")
 
 
@@ -97,6 +102,16 @@ def whole(who: str, name: str, value: int, least: int) -> None:
         fits = False
     if not fits:
         raise ValueError(f"{who}: {name} = {value!r}, expected a whole number that is {least} or greater")
+
+
+def whole_each(who: str, name: str, values, least: int) -> tuple[int, ...]:
+    """values as a tuple; ValueError unless they are whole numbers, at least `least`."""
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{who}: {name} = {values!r}, expected a tuple of whole numbers, ({values!r},) for one")
+    values = tuple(values)
+    for value in values:
+        whole(who, name, value, least)
+    return values
 
 
 def sizes(who: str, in_shape, least_rank: int = 0) -> tuple[int, ...]:

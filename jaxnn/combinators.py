@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._after import after
-from jaxnn._branches import naming, require_entries, require_stacked, side_by_side, side_by_side_joined
+from jaxnn._branches import naming, require_entries, require_layers, require_stacked, side_by_side, side_by_side_joined
 from jaxnn._checks import array, cotangent, float_array, random_key, remember, sizes, whole
 from jaxnn.layer import Layer
 
@@ -26,6 +26,7 @@ def serial(*layers: Layer) -> Layer:
     """
     if not layers:
         return _identity()
+    require_layers("serial", layers)
 
     def init(key, in_shape, /):
         random_key("serial", key)
@@ -82,6 +83,7 @@ def residual(inner: Layer) -> Layer:
     residual(serial(norm, block)): the norm is inside, and the residual path stays free of it.
     Source: He et al. 2015 (arXiv:1512.03385); Xiong et al. 2020 for pre-norm (arXiv:2002.04745).
     """
+    require_layers("residual", (inner,))
 
     def init(key, in_shape, /):
         in_shape = sizes("residual", in_shape)
@@ -205,6 +207,7 @@ def repeat(inner: Layer, n: int) -> Layer:
     Raises ValueError unless n >= 1, and if the inner layer changes the shape.
     """
     whole("repeat", "n", n, least=1)
+    require_layers("repeat", (inner,))
 
     def init(key, in_shape, /):
         random_key("repeat", key)
@@ -251,6 +254,7 @@ def remat(inner: Layer) -> Layer:
     Numerics: the recomputation must wait for dy, or no memory is saved, so x is made to depend on dy by adding
     min(|dy_0|, 0) = 0 to it. The result is the same bit for bit, except for the sign of a -0 in x.
     """
+    require_layers("remat", (inner,))
 
     def forward(params, state, x, ctx, /):
         x = x if isinstance(x, tuple) else array("remat", "x", x)

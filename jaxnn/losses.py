@@ -29,7 +29,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxnn._checks import at_least_float32, float_array, fraction, non_negative, positive, unit_interval, unknown_name
+from jaxnn._checks import (
+    array,
+    at_least_float32,
+    float_array,
+    fraction,
+    non_negative,
+    positive,
+    unit_interval,
+    unknown_name,
+)
 from jaxnn._exact import exact_product, exact_sum, minus_log
 from jaxnn.activations import log_sigmoid, sigmoid
 
@@ -79,7 +88,7 @@ def _derivative(target_shape=_same):
 
 def _arrays(who, y_true, y_pred, target_shape):
     y_pred = float_array(who, "y_pred", y_pred)
-    y_true = jnp.asarray(y_true)
+    y_true = array(who, "y_true", y_true)
     if jnp.iscomplexobj(y_true):
         raise ValueError(f"{who}: y_true has dtype {y_true.dtype}, expected real numbers")
     if y_pred.size == 0:
@@ -122,7 +131,7 @@ def _require_not_negative(who, y_true, what, weights):
 
 def _full_weights(weights, shape, dtype):
     """weights and their sum, broadcast to the shape of the losses."""
-    weights = jnp.asarray(weights)
+    weights = array("the loss", "weights", weights)
     _require_values("the loss", "weights", weights, lambda w: w >= 0, "numbers that are 0 or greater")
     if weights.shape != shape[: weights.ndim]:
         raise ValueError(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn import layers
-from jaxnn.combinators import add, concat, multiply, parallel, residual, serial
+from jaxnn import layers, models
+from jaxnn.combinators import add, concat, multiply, parallel, remat, residual, serial
 from jaxnn.layer import Ctx, layer
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
@@ -155,3 +155,27 @@ def test_arrangements_that_do_not_fit():
     for axes in ((1,), (2, 0), (1, 1), (1, 2, 3)):
         with message(f"transpose: axes {axes} for an array of rank 3, expected [1, 2] in any order"):
             layers.transpose(axes).forward({}, (), x, Ctx())
+
+
+@pytest.mark.parametrize("combinator", [serial, residual, parallel, concat, add, multiply, remat])
+def test_what_is_no_layer_is_refused(combinator):
+    with pytest.raises(ValueError, match=rf"{combinator.__name__}: argument 0 .* is a list, expected a Layer"):
+        combinator([layers.flatten()])
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (models.mlp, (5, 3), r"mlp: hidden = 5, expected a tuple of whole numbers, \(5,\) for one"),
+        (models.mlp, ((5, 0), 3), "mlp: hidden = 0, expected a whole number that is 1 or greater"),
+        (models.cnn, (8, (3,), 2), "cnn: channels = 8, expected a tuple"),
+        (layers.reshape, (6,), "reshape: shape = 6, expected a tuple"),
+        (layers.reshape, ((2.5,),), r"reshape: shape = 2\.5, expected a whole number"),
+        (layers.transpose, (1,), "transpose: axes = 1, expected a tuple"),
+        (layers.dropout, (None,), "dropout: .* = None, expected"),
+        (layers.layer_norm, ("a",), "layer_norm: eps = a, expected a finite number greater than 0"),
+    ],
+)
+def test_hyper_parameters_of_another_kind_are_refused(make, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make(*arguments)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from jaxnn._checks import array, cotangent, remember
+from jaxnn._checks import array, cotangent, remember, whole_each
 from jaxnn.layer import Layer, layer
 
 
@@ -29,8 +29,8 @@ def reshape_backward(params: dict, cache, dy):
 
 def reshape(shape: Sequence[int]) -> Layer:
     """Every example in another shape, without the batch axis: reshape((8, -1)); see `reshape_forward`."""
-    shape = tuple(shape)
-    if shape.count(-1) > 1 or any(n < -1 for n in shape):
+    shape = whole_each("reshape", "shape", shape, least=-1)
+    if shape.count(-1) > 1:
         raise ValueError(f"reshape: shape {shape}, expected sizes of 0 or greater, and at most one -1")
     return layer(
         lambda params, x: reshape_forward(params, x, shape),
@@ -77,7 +77,7 @@ def transpose(axes: Sequence[int]) -> Layer:
 
     axes counts the batch as axis 0, which stays where it is; see `transpose_forward`.
     """
-    axes = tuple(axes)
+    axes = whole_each("transpose", "axes", axes, least=0)
     return layer(
         lambda params, x: transpose_forward(params, x, axes),
         lambda params, cache, dy: transpose_backward(params, cache, dy, axes),

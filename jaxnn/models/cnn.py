@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
+from jaxnn._checks import whole_each
 from jaxnn.activations import Activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
@@ -41,7 +42,7 @@ def cnn(
     (784, 32)
     """
     layers = []
-    for n in channels:
+    for n in whole_each("cnn", "channels", channels, least=1):
         layers += [
             conv(n, (3, 3), use_bias=False, initializer=initializer),
             batch_norm(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from jaxnn._checks import cotangent, float_array
+from jaxnn._checks import cotangent, float_array, whole_each
 from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
@@ -84,7 +84,7 @@ def mlp(
     (1, 10)
     """
     layers = [flatten()]
-    for n in hidden:
+    for n in whole_each("mlp", "hidden", hidden, least=1):
         layers += [dense(n, initializer), activation_layer(activation)]
         if rate != 0:
             layers.append(dropout(rate))

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxnn._checks import float_array, non_negative, random_key, whole
+from jaxnn._checks import array, float_array, non_negative, random_key, whole
 from jaxnn.layer import Ctx, Layer
 
 
@@ -56,6 +56,7 @@ def generate(
     """
     whole("generate", "n", n, least=1)
     whole("generate", "window", window, least=1)
+    ids = array("generate", "ids", ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise ValueError(f"generate: ids have shape {ids.shape}, expected (B, P) with at least one id to go on from")
     n_given = ids.shape[1]
