@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxnn._parallel import is_sharded
+
 
 def after(known, leaf: jax.Array) -> jax.Array:
     """leaf, scheduled after `known`, a tree of arrays, is computed.
@@ -13,5 +15,7 @@ def after(known, leaf: jax.Array) -> jax.Array:
     first = jax.tree.leaves(known)[0]
     if first.size == 0:
         return leaf
+    if is_sharded(first):
+        return jax.lax.optimization_barrier((known, leaf))[1]
     zero = jnp.minimum(jnp.abs(first.reshape(-1)[0]), 0)
     return leaf + zero.astype(leaf.dtype)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 # Every place of the package, each above what it may import. A new module or folder gets its line here.
 ORDER = (
-    "_version", "_checks", "_exact", "_after", "_parallel",
+    "_version", "_checks", "_exact", "_parallel", "_after",
     "activations", "schedules", "initializers", "regularizers", "losses", "optimizers",
     "layer", "_branches", "combinators", "layers", "fused", "models",
     "datasets", "plots", "training",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jaxnn._after import after
 from jaxnn._checks import cotangent, float_array, fraction, parameters, positive, random_key, sizes, whole
+from jaxnn._parallel import reshaped
 from jaxnn.activations import Activation, get_activation, relu
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
@@ -24,7 +25,7 @@ class Kept(NamedTuple):
     """What is kept of a layer: enough for its output and for its slope."""
 
     a: jax.Array  # (..., D) z, the input of the activation; where that is relu, the layer's output instead
-    bits: jax.Array | None  # (..., ⌈D/8⌉) uint8, a bit an entry: 1 = not dropped; (..., 0) for relu; None = no dropout
+    bits: jax.Array | None  # (..., ⌈D/8⌉) uint8, a bit an entry: 1 = not dropped; (0,) for relu; None = no dropout
 
 
 def dense_stack_forward(
@@ -65,7 +66,7 @@ def dense_stack_forward(
             y, (keep, _) = dropout_forward(jax.random.fold_in(key, after(x, jnp.uint32(l))), y, rate)
             bits = jnp.packbits(keep, -1)
         if f.value is relu:
-            return y, Kept(y, None if bits is None else bits[..., :0])
+            return y, Kept(y, None if bits is None else jnp.zeros(0, jnp.uint8))
         return y, Kept(z, bits)
 
     if isinstance(params, dict):
@@ -98,7 +99,7 @@ def dense_stack_backward(
         y, slope = f.value(one.a), f.derivative(one.a)
         if one.bits is None:
             return y, slope
-        bits = jnp.unpackbits(one.bits.reshape(-1)).reshape(*x.shape[:-1], 8 * one.bits.shape[-1])
+        bits = reshaped(jnp.unpackbits(reshaped(one.bits, -1)), *x.shape[:-1], 8 * one.bits.shape[-1])
         keep = bits[..., : x.shape[-1]].astype(bool)
         return drop(keep, y, rate), drop(keep, slope, rate)
 

@@ -15,6 +15,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, whole
+from jaxnn._parallel import by_device
 from jaxnn.fused.blocks import blocks_of, iota, last_to_first, place
 from jaxnn.layers.attention import attention_forward
 
@@ -93,6 +94,12 @@ def flash_attention_forward(
     Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
     """
     q, k, v, mask = _checked(q, k, v, causal, mask, blocks)
+    results = _by_device(functools.partial(_forward, causal=causal, blocks=blocks), (q, k, v), mask)
+    return results[0], (CausalCache if causal else Cache)(q, k, v, mask, *results)
+
+
+def _forward(q, k, v, mask, causal, blocks):
+    """o, top and share of the cache."""
     (n_examples, _, t, d), n_heads, n, e = q.shape, k.shape[1], k.shape[2], v.shape[3]
     g, t_count, t_size, n_count, n_size = _sizes(q, k, blocks)
     dtype, scale = at_least_float32(q.dtype), 1 / math.sqrt(d)
@@ -128,7 +135,7 @@ def flash_attention_forward(
 
     if results[0].size and n:
         results = lax.fori_loop(0, n_examples * n_heads, one_head, results)
-    return results[0], (CausalCache if causal else Cache)(q, k, v, mask, *results)
+    return results
 
 
 def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, int] = BLOCKS):
@@ -138,7 +145,12 @@ def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, 
     """
     q, k, v, mask, o, top, share = cache
     do = cotangent("flash_attention_backward", "do", do, "the output", o.shape)
-    causal = isinstance(cache, CausalCache)
+    run = functools.partial(_backward, causal=isinstance(cache, CausalCache), blocks=blocks)
+    return _by_device(run, (q, k, v, o, top, share, do), mask)
+
+
+def _backward(q, k, v, o, top, share, do, mask, causal, blocks):
+    """dq, dk, dv."""
     (n_examples, _, t, d), n_heads, n = q.shape, k.shape[1], k.shape[2]
     g, t_count, t_size, n_count, n_size = _sizes(q, k, blocks)
     dtype, scale = at_least_float32(q.dtype), 1 / math.sqrt(d)
@@ -183,6 +195,12 @@ def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, 
         gradients = lax.fori_loop(0, n_examples * n_heads, one_head, gradients)
     dq, dk, dv = gradients
     return dq.astype(q.dtype), dk, dv
+
+
+def _by_device(f, arrays, mask):
+    """f(*arrays, mask), by each device for its own examples; a mask of one row is for all of them."""
+    examples, whole = (arrays, (mask,)) if mask is None or len(mask) == 1 else ((*arrays, mask), ())
+    return by_device(lambda *arguments: (f(*arguments), ()), examples, whole)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxnn._checks import array, at_least_float32, cotangent, float_array, parameters, unknown_name, whole
+from jaxnn._parallel import by_device
 from jaxnn.fused.blocks import block_at, blocks_of, iota, last_to_first, place, put_at
 
 # For each `memory`: tokens and rows of the table in a block, large enough for a CPU's cores to share a product.
@@ -146,10 +147,16 @@ def _loss_shares_slope(top, others, z_y, u):
 
 def _loss_and_gradients(table, x, labels, weights, blocks):
     """L and its gradient in one pass over the tokens."""
+    u = _normalised(weights, labels, x.dtype, len(table))
+    one_pass = functools.partial(_loss_and_gradients_of_some, blocks=blocks)
+    dx, (loss, dtable) = by_device(one_pass, (x, labels, u), (table,))
+    return loss, Gradients(dtable.astype(table.dtype), dx)
+
+
+def _loss_and_gradients_of_some(x, labels, u, table, blocks):
     (n, d), v = x.shape, len(table)
     count, size = blocks_of(n, blocks[0])
     v_count, v_size = blocks_of(v, blocks[1])
-    u = _normalised(weights, labels, x.dtype, v)
     columns = iota(v)[None, :]
 
     def tokens(i, carry):
@@ -174,16 +181,21 @@ def _loss_and_gradients(table, x, labels, weights, blocks):
 
     dtype = at_least_float32(x.dtype)
     loss, dx, dtable = last_to_first(count, tokens, (jnp.zeros((), dtype), jnp.zeros_like(x), jnp.zeros((v, d), dtype)))
-    return loss, Gradients(dtable.astype(table.dtype), dx)
+    return dx, (loss, dtable)
 
 
 def _loss_and_shares(table, x, labels, weights, blocks):
     """L and what its gradient needs, block by block of tokens and rows."""
+    u = _normalised(weights, labels, x.dtype, len(table))
+    shares, loss = by_device(functools.partial(_loss_and_shares_of_some, blocks=blocks), (x, labels, u), (table,))
+    return loss, Shares(x, labels, *shares)
+
+
+def _loss_and_shares_of_some(x, labels, u, table, blocks):
     n, v = len(x), len(table)
     count, size = blocks_of(n, blocks[0])
     v_count, v_size = blocks_of(v, blocks[1])
     dtype = at_least_float32(x.dtype)
-    u = _normalised(weights, labels, x.dtype, v)
 
     def tokens(i, carry):
         loss, *shares = carry
@@ -208,16 +220,21 @@ def _loss_and_shares(table, x, labels, weights, blocks):
         return loss + loss_i.sum(), *(put_at(a, b, start) for a, b in zip(shares, (top, share, slope), strict=True))
 
     loss, *shares = last_to_first(count, tokens, (jnp.zeros((), dtype), *(jnp.zeros(n, dtype) for _ in range(3))))
-    return loss, Shares(x, labels, *shares)
+    return shares, loss
 
 
 def _gradients_from_shares(table, cache, dloss, blocks):
     """(dtable, dx) from scores calculated anew; a block of dtable is finished before the next is begun."""
     x, labels, top, share, slope = cache
+    again = functools.partial(_gradients_of_some, blocks=blocks)
+    dx, dtable = by_device(again, (x, labels, top, dloss * share, dloss * slope), (table,))
+    return dtable, dx
+
+
+def _gradients_of_some(x, labels, top, share, slope, table, blocks):
     (n, d), v = x.shape, len(table)
     count, size = blocks_of(n, blocks[0])
     v_count, v_size = blocks_of(v, blocks[1])
-    share, slope = dloss * share, dloss * slope
 
     def rows(k, carry):
         dx, dtable = carry
@@ -241,7 +258,7 @@ def _gradients_from_shares(table, cache, dloss, blocks):
         return dx, put_at(dtable, dtable_k.astype(dtable.dtype), start_k)
 
     dx, dtable = last_to_first(v_count, rows, (jnp.zeros((n, d), top.dtype), jnp.zeros_like(table)))
-    return dtable, dx.astype(x.dtype)
+    return dx.astype(x.dtype), dtable
 
 
 def _tokens_at(start, stale, size, u, x, labels):

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxnn._checks import at_least_float32
+from jaxnn._parallel import by_device
 from jaxnn.layers._windows import Window, sum_taps, taps
 
 Windows = tuple[Window, ...]
@@ -80,6 +81,10 @@ def kernel_gradient(x: jax.Array, g: jax.Array, windows: Windows, groups: int) -
     A matrix product a tap; or a convolution with the roles exchanged, in which g is the kernel, with s - 1 gaps between
     its entries, moves over x in steps of d, and the batch is what is summed over, as the channels are elsewhere.
     """
+    return by_device(lambda x, g: ((), _kernel_gradient(x, g, windows, groups)), (x, g))[1]
+
+
+def _kernel_gradient(x, g, windows, groups):
     if _is_depthwise_pair(x, g, groups):
         products = tuple(_wide(tap) * _wide(g) for tap in taps(x, windows))
         zeros = (jnp.zeros((), products[0].dtype),) * len(products)

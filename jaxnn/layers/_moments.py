@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32
 from jaxnn._exact import exact_sum
+from jaxnn._parallel import beside, is_sharded, row
 
 
 class Moments(NamedTuple):
@@ -43,10 +44,12 @@ def moments(
         return v if mask is None else jnp.where(mask, v, 0)
 
     n = math.prod(x.shape[axis] for axis in axes) if mask is None else jnp.maximum(mask.sum(), 1).astype(dtype)
-    if mask is None:
-        entry = x[tuple(slice(0, 1 if axis in axes else None) for axis in range(x.ndim))]
+    if mask is not None:
+        entry = row(x, jnp.argmax(mask))
+    elif 0 in axes and is_sharded(x):
+        entry = row(x, 0)[:, *(slice(0, 1 if axis in axes else None) for axis in range(1, x.ndim))]
     else:
-        entry = jax.lax.dynamic_index_in_dim(x, jnp.argmax(mask))
+        entry = x[tuple(slice(0, 1 if axis in axes else None) for axis in range(x.ndim))]
 
     def at(scaling):
         wide, first = x.astype(dtype) * scaling, entry.astype(dtype) * scaling
@@ -83,7 +86,7 @@ def at_good_scaling(
         one = jnp.ones(like.shape, like.dtype)
         found = statistics(one)
         small = (found[-1] <= _bound(one.dtype) ** 2).all()
-        return jax.lax.cond(small, lambda: (one, found), by_size)
+        return jax.lax.cond(small, lambda: (beside(one, found[-1]), found), by_size)
 
     return jax.lax.platform_dependent(cpu=by_trial, default=by_size)
 

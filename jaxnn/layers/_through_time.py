@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._after import after
+from jaxnn._parallel import beside
 from jaxnn.layers.cells import (
     parameter_gradients,
     preactivations,
@@ -115,7 +116,7 @@ def run_chunks(cell, params, x, state, real, cut, chunk):
         h_piece, last, _ = _run(cell, params, _piece(x, start, length, 1), state, _piece(real, start, length, 0))
         return (last, jax.lax.dynamic_update_slice_in_dim(h, h_piece, start, 1)), state
 
-    carry = state, jnp.zeros((*x.shape[:2], params["u"].shape[0]), state[0].dtype)
+    carry = state, beside(jnp.zeros((*x.shape[:2], params["u"].shape[0]), state[0].dtype), x)
     carry, before = jax.lax.scan(lambda carry, start: run(carry, start, chunk), carry, jnp.arange(n) * chunk)
     before_rest = carry[0]
     if rest:
@@ -136,9 +137,9 @@ def back_chunks(cell, params, cache, dh, dstate):
         _, _, (x_piece, k, before) = _run(cell, params, _piece(x, start, length, 1), state, real_piece)
         cut_piece, dh_piece = _piece(cut, start, length, 0), _piece(dh, start, length, 1)
         dp, dstate = _back(cell, params, k, before, real_piece, cut_piece, dh_piece, dstate)
-        du = dparams["u"] + summed_product(before[0], u_columns(params, dp), x.dtype)
+        du = dparams["u"] + summed_product(before[0], u_columns(params, dp), x.dtype, params["u"])
         x_piece = after(du, x_piece)  # so that the two products are not in memory together
-        dw = dparams["w"] + summed_product(x_piece, w_columns(params, dp), x.dtype)
+        dw = dparams["w"] + summed_product(x_piece, w_columns(params, dp), x.dtype, params["w"])
         dparams = {"w": dw, "u": du, "b": dparams["b"] + dp.sum((0, 1))}
         dx_piece = product(w_columns(params, dp), params["w"].T).swapaxes(0, 1).astype(dx.dtype)
         return dstate, dparams, jax.lax.dynamic_update_slice_in_dim(dx, dx_piece, start, 1)

@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from jaxnn._checks import unknown_name, whole
+from jaxnn._parallel import reshaped
 
 PerAxis = int | Sequence[int]  # one number for all axes, or one each
 Padding = str | Sequence[tuple[int, int]]  # "same", "valid", or (in front, behind) for each axis
@@ -197,7 +198,7 @@ def _interleave(parts, axis):
     """[[a, b, …], [α, β, …]] -> [a, α, b, β, …]."""
     shape = list(parts[0].shape)
     shape[axis] *= len(parts)
-    return jnp.stack(parts, axis + 1).reshape(shape) if len(parts) > 1 else parts[0]
+    return reshaped(jnp.stack(parts, axis + 1), *shape) if len(parts) > 1 else parts[0]
 
 
 def _pad(x, fill, around):

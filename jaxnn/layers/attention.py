@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, fraction
+from jaxnn._parallel import reshaped
 from jaxnn.activations import softmax_forward
 from jaxnn.layers.dropout import drop, dropout_forward
 
@@ -73,7 +74,7 @@ def attention_forward(
     if rate > 0:
         weights, (keep, _) = dropout_forward(key, p, rate)  # pyright: ignore[reportArgumentType] (it checks the key)
     o = _product("bkgts,bkse->bkgte", weights, v).astype(v.dtype)
-    return o.reshape(*q.shape[:-1], v.shape[-1]), (q, k, v, mask, p, keep)
+    return reshaped(o, *q.shape[:-1], v.shape[-1]), (q, k, v, mask, p, keep)
 
 
 def attention_backward(cache, do: jax.Array, rate: float = 0.0):
@@ -94,7 +95,7 @@ def attention_backward(cache, do: jax.Array, rate: float = 0.0):
     dk = _product("bkgts,bkgtd->bksd", ds, queries) / math.sqrt(q.shape[-1])
     if mask is not None:
         dk, dv = unmasked(mask, dk, axis=2), unmasked(mask, dv, axis=2)
-    return dq.astype(q.dtype).reshape(q.shape), dk.astype(k.dtype), dv.astype(v.dtype)
+    return reshaped(dq.astype(q.dtype), *q.shape), dk.astype(k.dtype), dv.astype(v.dtype)
 
 
 def unmasked(mask, a, axis):
@@ -104,7 +105,7 @@ def unmasked(mask, a, axis):
 
 def _grouped(q, k):
     """(B, H, T, d) as (B, K, H/K, T, d): the query heads beside the key head that serves them."""
-    return q.reshape(q.shape[0], k.shape[1], q.shape[1] // k.shape[1], *q.shape[2:])
+    return reshaped(q, q.shape[0], k.shape[1], q.shape[1] // k.shape[1], *q.shape[2:])
 
 
 def _product(subscripts, a, b):

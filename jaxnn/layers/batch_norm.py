@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, fraction, parameters, positive, sizes
+from jaxnn._parallel import reshaped
 from jaxnn.layer import Ctx, Layer
 from jaxnn.layers._moments import Moments, centred, moments
 
@@ -82,12 +83,12 @@ def batch_norm_forward(
         x_hat = (rows - cache.mean) * cache.rstd
     else:
         mask = None if ctx.mask is None else _mask_of_rows(ctx.mask, x)
-        m, v = moments(x.reshape(rows.shape), (0,), eps, mask)
+        m, v = moments(reshaped(x, *rows.shape), (0,), eps, mask)
         state = _averaged(state, momentum, (m.mean + m.rest) / m.scaling, v, _count(rows, mask))
         cache = TrainCache(x, m, mask)
         x_hat = centred(rows, m) * m.rstd
     y = scale * x_hat + shift
-    return y.astype(x.dtype).reshape(x.shape), state, cache
+    return reshaped(y.astype(x.dtype), *x.shape), state, cache
 
 
 def batch_norm_backward(params: dict, cache: TrainCache | EvalCache, dy: jax.Array):
@@ -114,7 +115,7 @@ def batch_norm_backward(params: dict, cache: TrainCache | EvalCache, dy: jax.Arr
             through_moments = jnp.where(cache.mask, through_moments, 0)
         dx = m.scaling * (scale * m.rstd * (dy - through_moments))
     dparams = {"scale": dscale[0], "shift": dshift[0]}
-    return {name: dparams[name].astype(p.dtype) for name, p in params.items()}, dx.astype(x.dtype).reshape(x.shape)
+    return {name: dparams[name].astype(p.dtype) for name, p in params.items()}, reshaped(dx.astype(x.dtype), *x.shape)
 
 
 def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Layer:
@@ -150,7 +151,7 @@ def _averaged(state: BatchStats, momentum: float, mean: jax.Array, v: jax.Array,
 
 def _rows(x: jax.Array) -> jax.Array:
     """x as a matrix (rows, C), in the dtype to calculate in."""
-    return x.astype(at_least_float32(x.dtype)).reshape(-1, x.shape[-1])
+    return reshaped(x.astype(at_least_float32(x.dtype)), -1, x.shape[-1])
 
 
 def _row(p: jax.Array, x: jax.Array) -> jax.Array:
@@ -172,7 +173,7 @@ def _mask_of_rows(mask: jax.Array, x: jax.Array) -> jax.Array:
             f"for each example {x.shape[:1]} or for each position {x.shape[:-1]}"
         )
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1 - mask.ndim))
-    return jnp.broadcast_to(mask, x.shape[:-1]).reshape(-1, 1)
+    return reshaped(jnp.broadcast_to(mask, x.shape[:-1]), -1, 1)
 
 
 def _check(params: dict, state: BatchStats, x: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, parameters, unknown_name
+from jaxnn._parallel import beside, sharding_like
 from jaxnn.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 
 
@@ -227,17 +228,18 @@ def u_columns(params: dict, dp: jax.Array) -> jax.Array:
 def parameter_gradients(params: dict, x: jax.Array, h: jax.Array, dp: jax.Array) -> dict:
     """dw = Σ xᵀ dp,  du = Σ hᵀ dp,  db = Σ dp over all axes but the last; h is the one before."""
     return {
-        "w": summed_product(x, w_columns(params, dp), x.dtype),
-        "u": summed_product(h, u_columns(params, dp), x.dtype),
+        "w": summed_product(x, w_columns(params, dp), x.dtype, params["w"]),
+        "u": summed_product(h, u_columns(params, dp), x.dtype, params["u"]),
         "b": dp.sum(tuple(range(dp.ndim - 1))),
     }
 
 
-def summed_product(a: jax.Array, b: jax.Array, dtype) -> jax.Array:
-    """Σ aᵀ b over all axes but the last, of factors in this dtype, summed in at least float32."""
+def summed_product(a: jax.Array, b: jax.Array, dtype, like: jax.Array) -> jax.Array:
+    """The gradient of `like`: Σ aᵀ b over all axes but the last, of factors in this dtype, in at least float32."""
     axes = tuple(range(a.ndim - 1))
-    wide = at_least_float32(dtype)
-    return jnp.tensordot(a.astype(dtype), b.astype(dtype), (axes, axes), preferred_element_type=wide)
+    wide, sharding = at_least_float32(dtype), sharding_like(like, a)
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.tensordot(a, b, (axes, axes), preferred_element_type=wide, out_sharding=sharding)
 
 
 def product(a: jax.Array, w: jax.Array) -> jax.Array:
@@ -279,7 +281,7 @@ def check_cell(who: str, cell: Cell, params: dict, x, state: tuple | None, axes:
     ]
     one = (*x.shape[:1], units)
     if state is None:
-        state = (jnp.zeros(one, x.dtype),) * cell.n_states
+        state = (beside(jnp.zeros(one, x.dtype), x),) * cell.n_states
     state = tuple(float_array(who, "the state", s) for s in state)
     if [s.shape for s in state] != [one] * cell.n_states:
         wrong.append(f"the state has shapes {[s.shape for s in state]}, expected {[one] * cell.n_states}")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
+from jaxnn._parallel import sharding_like
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, layer
@@ -40,7 +41,7 @@ def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activa
     da = cotangent("neuron_backward", "da", da, "the neuron's output", z.shape, z.dtype)
     delta = da * get_activation(activation).derivative(z)
     batch = tuple(range(x.ndim - 1))
-    dw = jnp.tensordot(x, delta, (batch, batch))
+    dw = jnp.tensordot(x, delta, (batch, batch), out_sharding=sharding_like(params["w"], x))
     dx = jnp.tensordot(delta, params["w"], (-1, 1) if params["w"].ndim == 2 else 0)
     return {"w": dw, "b": delta.sum(batch)}, dx
 
@@ -63,7 +64,7 @@ def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
     y_shape = (*x.shape[:-1], params["w"].shape[-1])
     dy = cotangent("dense_backward", "dy", dy, "the layer's output", y_shape, x.dtype)
     batch = tuple(range(x.ndim - 1))
-    dw = jnp.tensordot(x, dy, (batch, batch))
+    dw = jnp.tensordot(x, dy, (batch, batch), out_sharding=sharding_like(params["w"], x))
     return {"w": dw, "b": dy.sum(batch)}, dy @ params["w"].T
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import cotangent, float_array, fraction, random_key, remember
+from jaxnn._parallel import bernoulli
 from jaxnn.layer import Layer
 
 
@@ -25,7 +26,7 @@ def dropout_forward(key: jax.Array, x: jax.Array, rate: float):
     fraction("dropout", "rate", rate)
     random_key("dropout", key)
     x = float_array("dropout", "x", x)
-    keep = jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape)  # float32: the same draw under enable_x64
+    keep = bernoulli(key, jnp.float32(1 - rate), x)  # float32: the same draw under enable_x64
     return drop(keep, x, rate), (keep, remember(x))
 
 

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxnn._checks import array, at_least_float32, cotangent, float_array, parameters, random_key, remember, whole
+from jaxnn._parallel import sharding_like, sharding_of_rows
 from jaxnn.initializers import get_initializer, normal
 from jaxnn.layer import Layer, layer
 from jaxnn.layers.rotary import cos_sin
@@ -44,7 +45,7 @@ def embedding_forward(params: dict, ids: ArrayLike):
             f"embedding: ids from {ids.min()} to {ids.max()}, but the table of shape {table.shape} has rows "
             f"0 to {table.shape[0] - 1}"
         )
-    return table.at[rows].get(mode="fill", fill_value=jnp.nan), ids
+    return table.at[rows].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding_of_rows(ids)), ids
 
 
 def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array):
@@ -54,7 +55,8 @@ def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array):
     dy = cotangent("embedding_backward", "dy", dy, "the layer's output", (*ids.shape, table.shape[1]), dtype)
     rows, _ = _rows(ids, table)
     dtable = jnp.zeros(table.shape, dtype)
-    return {"table": dtable.at[rows].add(dy, mode="drop").astype(table.dtype)}, None
+    dtable = dtable.at[rows].add(dy, mode="drop", out_sharding=sharding_like(table, dy))
+    return {"table": dtable.astype(table.dtype)}, None
 
 
 def _rows(ids, table):

@@ -3,6 +3,7 @@
 import math
 
 from jaxnn._checks import array, cotangent, remember, sizes
+from jaxnn._parallel import reshaped
 from jaxnn.layer import Layer, layer
 
 
@@ -16,14 +17,15 @@ def flatten_forward(params: dict, x):
     x = array("flatten", "x", x)
     if x.ndim == 0:
         raise ValueError("flatten: x is a scalar, expected an array with the batch as its first axis")
-    return x.reshape(x.shape[0], math.prod(x.shape[1:])), remember(x)
+    return reshaped(x, x.shape[0], math.prod(x.shape[1:])), remember(x)
 
 
 def flatten_backward(params: dict, like, dy):
     """dx (B, ...) = dy (B, n) reshaped."""
     shape = like.shape[1:]
     y_shape = (shape[0], math.prod(shape[1:]))
-    return {}, cotangent("flatten_backward", "dy", dy, "the layer's output", y_shape, like.dtype).reshape(shape)
+    dy = cotangent("flatten_backward", "dy", dy, "the layer's output", y_shape, like.dtype)
+    return {}, reshaped(dy, *shape)
 
 
 def flatten() -> Layer:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
+from jaxnn._parallel import sharding_like
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, layer
@@ -40,9 +41,9 @@ def gated_mlp_backward(params: dict, cache, dy: jax.Array, activation: str | Act
     du, dg = dh * fg, dh * u * f.derivative(g)
     batch = tuple(range(x.ndim - 1))
     dparams = {
-        "wg": jnp.tensordot(x, dg, (batch, batch)),
-        "wu": jnp.tensordot(x, du, (batch, batch)),
-        "wd": jnp.tensordot(fg * u, dy, (batch, batch)),
+        "wg": jnp.tensordot(x, dg, (batch, batch), out_sharding=sharding_like(params["wg"], x)),
+        "wu": jnp.tensordot(x, du, (batch, batch), out_sharding=sharding_like(params["wu"], x)),
+        "wd": jnp.tensordot(fg * u, dy, (batch, batch), out_sharding=sharding_like(params["wd"], x)),
     }
     return dparams, dg @ params["wg"].T + du @ params["wu"].T
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn._checks import cotangent, float_array, fraction, integers, parameters, random_key, sizes, whole
+from jaxnn._parallel import reshaped, sharding_like
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
 from jaxnn.layers.attention import attention_backward, attention_forward, unmasked, wrong_mask
@@ -176,13 +177,13 @@ def _project(params, query, memory, n_heads):
 
 def _split(x, n_heads):
     """(B, T, n d) -> (B, n, T, d)"""
-    return x.reshape(*x.shape[:2], n_heads, x.shape[2] // n_heads).swapaxes(1, 2)
+    return reshaped(x, *x.shape[:2], n_heads, x.shape[2] // n_heads).swapaxes(1, 2)
 
 
 def _join(x):
     """(B, n, T, d) -> (B, T, n d)"""
     x = x.swapaxes(1, 2)
-    return x.reshape(*x.shape[:2], x.shape[2] * x.shape[3])
+    return reshaped(x, *x.shape[:2], x.shape[2] * x.shape[3])
 
 
 def _affine(params, name, x):
@@ -191,7 +192,8 @@ def _affine(params, name, x):
 
 
 def _affine_backward(params, name, x, dy):
-    dparams = {f"w{name}": jnp.tensordot(x, dy, ((0, 1), (0, 1)))}
+    dw = jnp.tensordot(x, dy, ((0, 1), (0, 1)), out_sharding=sharding_like(params[f"w{name}"], x))
+    dparams = {f"w{name}": dw}
     if f"b{name}" in params:
         dparams[f"b{name}"] = dy.sum((0, 1))
     return dparams, dy @ params[f"w{name}"].T

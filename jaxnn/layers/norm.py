@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, parameters, positive, whole
+from jaxnn._parallel import reshaped
 from jaxnn.layer import Layer, layer
 from jaxnn.layers._moments import at_good_scaling, centred, moments, reciprocal_root, scaling_of
 
@@ -136,9 +137,9 @@ def group_norm_forward(params: dict, x: jax.Array, groups: int, eps: float = 1e-
     x = _check("group_norm", params, x, ("scale", "shift"), eps)
     if x.ndim < 2 or x.shape[-1] % groups:
         raise ValueError(f"group_norm: x has shape {x.shape}, expected (batch, ..., a multiple of {groups} channels)")
-    grouped = x.reshape(_grouped(x.shape, groups))  # (B, S, G, K)
+    grouped = reshaped(x, *_grouped(x.shape, groups))  # (B, S, G, K)
     m, _ = moments(grouped, (1, 3), eps)
-    x_hat = (centred(grouped, m) * m.rstd).reshape(x.shape)
+    x_hat = reshaped(centred(grouped, m) * m.rstd, *x.shape)
     y = _row(params["scale"], x) * x_hat + _row(params["shift"], x)
     return y.astype(x.dtype), (x, m)
 
@@ -147,8 +148,8 @@ def group_norm_backward(params: dict, cache, dy: jax.Array):
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  ĝ = scale ⊙ dy,  dx = r (ĝ - mean ĝ - x̂ mean(ĝ x̂)), means over a group."""
     x, m = cache
     grouped = _grouped(x.shape, groups=m.rstd.shape[2])  # (B, S, G, K)
-    dy = _wide_dy("group_norm_backward", dy, x).reshape(grouped)
-    c = centred(x.reshape(grouped), m)
+    dy = reshaped(_wide_dy("group_norm_backward", dy, x), *grouped)
+    c = centred(reshaped(x, *grouped), m)
     scale = _row(params["scale"], x).reshape(1, 1, *grouped[2:])
     # Sums over the positions of each channel serve the parameters and the means over a group alike.
     sum_dy, sum_dyx = dy.sum(1, keepdims=True), m.rstd * (dy * c).sum(1, keepdims=True)  # (B, 1, G, K)
@@ -156,7 +157,7 @@ def group_norm_backward(params: dict, cache, dy: jax.Array):
     mean_g, mean_gx = ((scale * s).sum(3, keepdims=True) / n for s in (sum_dy, sum_dyx))
     dx = m.scaling * (m.rstd * (scale * dy - mean_g - c * (m.rstd * mean_gx)))
     dparams = {"scale": sum_dyx.sum(0).reshape(-1), "shift": sum_dy.sum(0).reshape(-1)}
-    return _as(params, dparams), dx.reshape(x.shape).astype(x.dtype)
+    return _as(params, dparams), reshaped(dx, *x.shape).astype(x.dtype)
 
 
 def group_norm(groups: int, eps: float = 1e-5) -> Layer:
@@ -188,22 +189,23 @@ def instance_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     x = _check("instance_norm", params, x, ("scale", "shift"), eps)
     if x.ndim < 3:
         raise ValueError(f"instance_norm: x has shape {x.shape}, expected (batch, positions ..., channels)")
-    rows = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
+    rows = reshaped(x, x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
     m, _ = moments(rows, (1,), eps)
     y = _row(params["scale"], rows) * (centred(rows, m) * m.rstd) + _row(params["shift"], rows)
-    return y.reshape(x.shape).astype(x.dtype), (x, m)
+    return reshaped(y, *x.shape).astype(x.dtype), (x, m)
 
 
 def instance_norm_backward(params: dict, cache, dy: jax.Array):
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  dx = scale r (dy - mean dy - x̂ mean(dy ⊙ x̂)), means over positions."""
     x, m = cache
     rows = (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
-    dy, c = _wide_dy("instance_norm_backward", dy, x).reshape(rows), centred(x.reshape(rows), m)
+    dy = reshaped(_wide_dy("instance_norm_backward", dy, x), *rows)
+    c = centred(reshaped(x, *rows), m)
     sum_dy, sum_dyx = dy.sum(1, keepdims=True), m.rstd * (dy * c).sum(1, keepdims=True)  # (B, 1, C)
     n = dy.shape[1]
     dx = m.scaling * (_row(params["scale"], dy) * m.rstd * (dy - sum_dy / n - c * (m.rstd * sum_dyx / n)))
     dparams = {"scale": sum_dyx.sum((0, 1)), "shift": sum_dy.sum((0, 1))}
-    return _as(params, dparams), dx.reshape(x.shape).astype(x.dtype)
+    return _as(params, dparams), reshaped(dx, *x.shape).astype(x.dtype)
 
 
 def instance_norm(eps: float = 1e-5) -> Layer:

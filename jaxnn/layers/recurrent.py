@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn._checks import cotangent, float_array, random_key, sizes, whole
+from jaxnn._parallel import beside
 from jaxnn.initializers import get_initializer, orthogonal
 from jaxnn.layer import Layer
 from jaxnn.layers._through_time import Chunks, Whole, back_chunks, back_whole, run_chunks, run_whole
@@ -82,7 +83,9 @@ def recurrent_backward(cell: str | Cell, params: dict, cache, dh: ArrayLike | No
     one = (n_batch, params["u"].shape[0])
     if dh is not None:
         dh = cotangent("recurrent_backward", "dh", dh, "h", (n_batch, n_time, one[1]))
-    dstate = (jnp.zeros(one, dtype),) * cell.n_states if dstate is None else _as_tuple(dstate)
+    if dstate is None:
+        dstate = (beside(jnp.zeros(one, dtype), cache.x, axis=0 if isinstance(cache, Chunks) else 1),) * cell.n_states
+    dstate = _as_tuple(dstate)
     dstate = state_cotangent("recurrent_backward", cell, dstate, one, dtype)
     back = back_whole if isinstance(cache, Whole) else back_chunks
     gradients = back(cell, params, cache, dh, dstate)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from jaxnn._checks import array, cotangent, remember, whole_each
+from jaxnn._parallel import reshaped
 from jaxnn.layer import Layer, layer
 
 
@@ -16,7 +17,7 @@ def reshape_forward(params: dict, x, shape: Sequence[int]):
     Cached: the shapes of x and y, and x's dtype.
     """
     x = array("reshape", "x", x)
-    y = x.reshape(_reshaped(x.shape, shape))
+    y = reshaped(x, *_reshaped(x.shape, shape))
     return y, (remember(x), remember(y))
 
 
@@ -24,7 +25,7 @@ def reshape_backward(params: dict, cache, dy):
     """dx (B, ...) = dy (B, *shape) reshaped back."""
     like_x, like_y = cache
     dy = cotangent("reshape_backward", "dy", dy, "the layer's output", like_y.shape[1:], like_y.dtype)
-    return {}, dy.reshape(like_x.shape[1:])
+    return {}, reshaped(dy, *like_x.shape[1:])
 
 
 def reshape(shape: Sequence[int]) -> Layer:

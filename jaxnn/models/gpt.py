@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxnn._checks import array, cotangent, fraction, named, random_key, same_shape, sizes, whole
+from jaxnn._parallel import sharding_like
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.initializers import normal
 from jaxnn.layer import Ctx, Layer
@@ -51,7 +52,7 @@ def tied_backward(params: dict, cache, dy: jax.Array, body: Layer):
     ids, cache, h = cache
     table = params["table"]
     dy = cotangent("tied_backward", "dy", dy, "the scores", (*h.shape[:2], table.shape[0]), h.dtype)
-    at_output = jnp.tensordot(dy, h, ((0, 1), (0, 1)))
+    at_output = jnp.tensordot(dy, h, ((0, 1), (0, 1)), out_sharding=sharding_like(table, h))
     dbody, dx = body.backward(params["body"], cache, dy @ table)
     at_input, _ = embedding_backward({"table": table}, ids, math.sqrt(table.shape[1]) * dx)
     return {"table": at_output + at_input["table"], "body": dbody}, None

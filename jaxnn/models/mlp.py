@@ -6,8 +6,10 @@ Shapes: B batch, n_0 inputs, n_l neurons in layer l.
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 
 from jaxnn._checks import cotangent, float_array, whole_each
+from jaxnn._parallel import sharding_like
 from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
@@ -62,7 +64,8 @@ def mlp_backward(params: Sequence[dict], cache, dy: jax.Array, activations: Sequ
     da, dparams = cotangent("mlp_backward", "dy", dy, "the output", z.shape, z.dtype), []
     for p, (a, z), f in zip(reversed(params), reversed(cache), reversed(activations), strict=True):
         delta = da * get_activation(f).derivative(z)
-        dparams.append({"w": a.T @ delta, "b": delta.sum(0)})
+        dw = jnp.matmul(a.T, delta, out_sharding=sharding_like(p["w"], a))
+        dparams.append({"w": dw, "b": delta.sum(0)})
         da = delta @ p["w"].T
     return type(params)(reversed(dparams)), da  # pyright: ignore[reportCallIssue] (a list or a tuple)
 
