@@ -18,6 +18,7 @@ from jaxnn import layers as layers
 from jaxnn import models as models
 from jaxnn import plots as plots
 from jaxnn import schedules as schedules
+from jaxnn._summary import summary as summary
 from jaxnn._version import __version__ as __version__
 from jaxnn.activations import ACTIVATIONS as ACTIVATIONS
 from jaxnn.activations import Activation as Activation

@@ -97,9 +97,8 @@ def test_what_does_not_fit_side_by_side(combinator):
         init(model, ((1, 2),) * 3)
     with pytest.raises(ValueError, match=f"{name}: 2 layers, but params has 1 entries"):
         model.forward(({},), ((),), U, Ctx())
-    with pytest.raises(ValueError, match="flatten: x is a scalar") as error:
+    with pytest.raises(ValueError, match=rf"^{name}\[1\] flatten: x is a scalar"):
         model.forward(({}, {}), ((), ()), np.float32(1), Ctx())
-    assert error.value.__notes__ == [f"in layer 1 (counted from 0) of {name}"]
 
 
 @pytest.mark.parametrize("combinator", [concat, add, multiply])

@@ -53,9 +53,8 @@ def test_one_neuron_and_several_agree():
 def test_an_error_says_which_layer_it_comes_from():
     model = combinators.serial(layers.dense(4), layers.dense(3))
     _, params, state = model.init(KEY, (1, 5))
-    with pytest.raises(ValueError, match="dense: x has 4 features") as error:
+    with pytest.raises(ValueError, match=r"^serial\[1\] dense: x has 4 features"):
         model.forward((params[0], {"w": jnp.zeros((9, 3)), "b": jnp.zeros(3)}), state, jnp.zeros((2, 5)), Ctx())
-    assert error.value.__notes__ == ["in layer 1 (counted from 0) of serial"]
 
 
 def test_dropout_keeps_the_mean_and_drops_the_rate():
@@ -172,7 +171,7 @@ def test_gradients_of_another_shape_are_not_broadcast():
         jaxnn.neuron_backward(one, cache, column)
     with pytest.raises(ValueError, match=r"dense_backward: dy has shape \(4, 1\), but .* has \(4, 3\)"):
         layers.dense(3).backward(several, x, column)
-    with pytest.raises(ValueError, match="activation: dy has shape"):
+    with pytest.raises(ValueError, match="relu: dy has shape"):
         layers.activation("relu").backward({}, x, column)
     _, cache = jaxnn.mlp_forward([several], x, ["relu"])
     with pytest.raises(ValueError, match="mlp_backward: dy has shape"):

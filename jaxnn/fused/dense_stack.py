@@ -175,7 +175,8 @@ def dense_stack(
         y, cache = dense_stack_forward(params, x, f, rate, ctx.key if ctx.train else None, eps)
         return y, state, cache
 
-    return Layer(init, forward, functools.partial(dense_stack_backward, activation=f, rate=rate, eps=eps))
+    backward = functools.partial(dense_stack_backward, activation=f, rate=rate, eps=eps)
+    return Layer(init, forward, backward, "dense_stack")
 
 
 def _parts(p: dict) -> tuple[dict, dict]:

@@ -131,7 +131,7 @@ def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Layer:
         return in_shape, {"scale": ones, "shift": zeros}, BatchStats(zeros, ones, jnp.zeros(()))
 
     forward = functools.partial(batch_norm_forward, momentum=momentum, eps=eps)
-    return Layer(init, forward, batch_norm_backward)
+    return Layer(init, forward, batch_norm_backward, "batch_norm")
 
 
 def _averaged(state: BatchStats, momentum: float, mean: jax.Array, v: jax.Array, n: jax.Array) -> BatchStats:

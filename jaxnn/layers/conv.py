@@ -108,7 +108,8 @@ def conv(
         return [window.n_out for window in windows_over("conv", sizes, kernel_size, stride, padding, dilation)]
 
     init = _init("conv", n_out, kernel_size, groups, use_bias, initializer, out)
-    return layer(functools.partial(conv_forward, **geometry), functools.partial(conv_backward, **geometry), init)
+    forward = functools.partial(conv_forward, **geometry)
+    return layer(forward, functools.partial(conv_backward, **geometry), init, name="conv")
 
 
 # ---------------------------------------------------------------- transposed convolution
@@ -185,7 +186,7 @@ def conv_transpose(
 
     init = _init("conv_transpose", n_out, kernel_size, groups, use_bias, initializer, out)
     forward = functools.partial(conv_transpose_forward, **geometry)
-    return layer(forward, functools.partial(conv_transpose_backward, **geometry), init)
+    return layer(forward, functools.partial(conv_transpose_backward, **geometry), init, name="conv_transpose")
 
 
 # ---------------------------------------------------------------- what both share

@@ -83,7 +83,7 @@ def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_norma
         w = draw(key, (in_shape[-1], n_out))
         return (*in_shape[:-1], n_out), {"w": w, "b": jnp.zeros(n_out, w.dtype)}
 
-    return layer(dense_forward, dense_backward, init)
+    return layer(dense_forward, dense_backward, init, name="dense")
 
 
 def _check(who, params, x, ranks):

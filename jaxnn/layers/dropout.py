@@ -66,4 +66,4 @@ def dropout(rate: float) -> Layer:
             return {}, cotangent("dropout", "dy", dy, "x", like.shape[1:], like.dtype)
         return {}, dropout_backward(cache, dy, rate)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "dropout")

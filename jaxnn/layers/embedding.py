@@ -79,7 +79,7 @@ def embedding(n_rows: int, n_features: int, initializer: str | Callable[..., jax
         random_key("embedding", key)
         return (*in_shape, n_features), {"table": draw(key, (n_rows, n_features))}
 
-    return layer(embedding_forward, embedding_backward, init)
+    return layer(embedding_forward, embedding_backward, init, name="embedding")
 
 
 # ---------------------------------------------------------------- positions
@@ -133,7 +133,7 @@ def learned_positions(max_length: int, initializer: str | Callable[..., jax.Arra
             raise ValueError(f"learned_positions: in_shape is {tuple(in_shape)}, expected (..., T, D)")
         return in_shape, {"table": draw(key, (max_length, in_shape[-1]))}
 
-    return layer(learned_positions_forward, learned_positions_backward, init)
+    return layer(learned_positions_forward, learned_positions_backward, init, name="learned_positions")
 
 
 def sinusoidal_positions() -> Layer:
@@ -162,7 +162,7 @@ def sinusoidal_positions() -> Layer:
     def backward(params, like, dy):
         return {}, cotangent("sinusoidal_positions", "dy", dy, "x", like.shape[1:], like.dtype)
 
-    return layer(forward, backward)
+    return layer(forward, backward, name="sinusoidal_positions")
 
 
 def _check_table(who, params):

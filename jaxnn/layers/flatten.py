@@ -33,4 +33,4 @@ def flatten() -> Layer:
         n_examples, *others = sizes("flatten", in_shape, least_rank=1)
         return (n_examples, math.prod(others)), {}
 
-    return layer(flatten_forward, flatten_backward, init)
+    return layer(flatten_forward, flatten_backward, init, name="flatten")

@@ -73,6 +73,7 @@ def gated_mlp(
         lambda params, x: gated_mlp_forward(params, x, f),
         lambda params, cache, dy: gated_mlp_backward(params, cache, dy, f),
         init,
+        name="gated_mlp",
     )
 
 

@@ -164,7 +164,7 @@ def attention(
     def backward(params, cache, dy, /):
         return multi_head_backward(params, cache, dy, rate)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "attention")
 
 
 def _project(params, query, memory, n_heads):

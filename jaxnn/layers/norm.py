@@ -224,7 +224,7 @@ def _layer(who: str, forward: Callable, backward: Callable, names: tuple[str, ..
         start = {"scale": jnp.ones, "shift": jnp.zeros}
         return in_shape, {name: start[name](in_shape[-1]) for name in names}
 
-    return layer(functools.partial(forward, eps=eps), backward, init)
+    return layer(functools.partial(forward, eps=eps), backward, init, name=who)
 
 
 def _check(who: str, params: dict, x, names: tuple[str, ...], eps: float) -> jax.Array:

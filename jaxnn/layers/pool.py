@@ -160,7 +160,7 @@ def global_avg_pool() -> Layer:
         in_shape = sizes("global_avg_pool", in_shape, least_rank=3)
         return (in_shape[0], in_shape[-1]), {}
 
-    return layer(global_avg_pool_forward, global_avg_pool_backward, init)
+    return layer(global_avg_pool_forward, global_avg_pool_backward, init, name="global_avg_pool")
 
 
 # ---------------------------------------------------------------- what they share
@@ -173,7 +173,7 @@ def _layer(who, forward, backward, window, stride, padding):
         windows = _windows(who, in_shape, window, stride, padding)
         return (in_shape[0], *(w.n_out for w in windows), in_shape[-1]), {}
 
-    return layer(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init)
+    return layer(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init, name=who)
 
 
 def _windows(who, shape, window, stride, padding):

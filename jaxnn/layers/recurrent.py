@@ -171,7 +171,7 @@ def _layer(name, n_units, last, chunk, truncate, initializer):
         dparams, dx, _ = recurrent_backward(cell, params, cache, dh, dstate)
         return dparams, dx
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, name)
 
 
 def _as_tuple(state):

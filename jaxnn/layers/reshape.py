@@ -36,6 +36,7 @@ def reshape(shape: Sequence[int]) -> Layer:
         lambda params, x: reshape_forward(params, x, shape),
         reshape_backward,
         lambda key, in_shape: (_reshaped(in_shape, shape), {}),
+        name="reshape",
     )
 
 
@@ -82,6 +83,7 @@ def transpose(axes: Sequence[int]) -> Layer:
         lambda params, x: transpose_forward(params, x, axes),
         lambda params, cache, dy: transpose_backward(params, cache, dy, axes),
         lambda key, in_shape: (tuple(in_shape[i] for i in _order(len(in_shape), axes)), {}),
+        name="transpose",
     )
 
 

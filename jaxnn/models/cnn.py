@@ -48,4 +48,4 @@ def cnn(
             max_pool((2, 2)),
             activation_layer(activation),
         ]
-    return serial(*layers, mlp(hidden, n_out, activation, initializer, rate))
+    return serial(*layers, mlp(hidden, n_out, activation, initializer, rate), name="cnn")

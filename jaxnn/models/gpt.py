@@ -3,6 +3,7 @@
 Shapes: B batch, T positions, V vocabulary, D features (width), H heads.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxnn._checks import array, cotangent, fraction, named, random_key, same_shape, sizes, whole
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.initializers import normal
-from jaxnn.layer import Ctx, Layer
+from jaxnn.layer import Ctx, Layer, in_part
 from jaxnn.layers import attention, dropout, gated_mlp, learned_positions, rms_norm
 from jaxnn.layers.embedding import embedding_backward, embedding_forward
 
@@ -41,7 +42,8 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
         raise ValueError(f"a language model: ids have shape {ids.shape}, expected (B, T)")
     rows, ids = embedding_forward({"table": params["table"]}, ids)
     x = math.sqrt(rows.shape[-1]) * rows
-    h, state, cache = body.forward(params["body"], state, x, ctx)
+    with in_part("gpt", (body,)):
+        h, state, cache = body.forward(params["body"], state, x, ctx)
     same_shape("a language model", "what the body puts out", h, "its input", x.shape)
     return h @ params["table"].T, state, (ids, cache, h)
 
@@ -52,7 +54,8 @@ def tied_backward(params: dict, cache, dy: jax.Array, body: Layer):
     table = params["table"]
     dy = cotangent("tied_backward", "dy", dy, "the scores", (*h.shape[:2], table.shape[0]), h.dtype)
     at_output = jnp.tensordot(dy, h, ((0, 1), (0, 1)))
-    dbody, dx = body.backward(params["body"], cache, dy @ table)
+    with in_part("gpt", (body,)):
+        dbody, dx = body.backward(params["body"], cache, dy @ table)
     at_input, _ = embedding_backward({"table": table}, ids, math.sqrt(table.shape[1]) * dx)
     return {"table": at_output + at_input["table"], "body": dbody}, None
 
@@ -102,14 +105,17 @@ def gpt(
     think = serial(rms_norm(), gated_mlp(n_hidden), dropout(rate))
     positions = () if max_length is None else (learned_positions(max_length),)
     blocks = repeat(serial(residual(attend), residual(think)), n_layers)
-    body = serial(*positions, dropout(rate), blocks, rms_norm())
+    return _tied(vocabulary, width, serial(*positions, dropout(rate), blocks, rms_norm(), name="body"))
 
+
+def _tied(vocabulary: int, width: int, body: Layer) -> Layer:
     def init(key, in_shape, /):
         random_key("gpt", key)
         in_shape = sizes("gpt", in_shape)
         table_key, body_key = jax.random.split(key)
         table = normal(table_key, (vocabulary, width), stddev=1 / math.sqrt(width))
-        _, params, state = body.init(body_key, (*in_shape, width))
+        with in_part("gpt", (body,)):
+            _, params, state = body.init(body_key, (*in_shape, width))
         return (*in_shape, vocabulary), {"table": table, "body": params}, state
 
     def forward(params, state, ids, ctx, /):
@@ -118,4 +124,4 @@ def gpt(
     def backward(params, cache, dy, /):
         return tied_backward(params, cache, dy, body)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "gpt", (body,), functools.partial(_tied, vocabulary, width))

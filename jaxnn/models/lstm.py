@@ -26,4 +26,4 @@ def lstm(vocabulary: int, width: int, n_layers: int, *, rate: float = 0.0) -> La
     layers = [embedding(vocabulary, width, functools.partial(normal, stddev=1.0)), dropout(rate)]
     for _ in range(n_layers):
         layers += [recurrent.lstm(width), dropout(rate)]
-    return serial(*layers, dense(vocabulary))
+    return serial(*layers, dense(vocabulary), name="lstm")

@@ -88,4 +88,4 @@ def mlp(
         layers += [dense(n, initializer), activation_layer(activation)]
         if rate != 0:
             layers.append(dropout(rate))
-    return serial(*layers, dense(n_out, initializer))
+    return serial(*layers, dense(n_out, initializer), name="mlp")
