@@ -3,8 +3,8 @@
     pair    forward(params, x)             -> (y, cache)             backward(params, cache, dy) -> (dparams, dx)
     Layer   forward(params, state, x, ctx) -> (y, state, cache)      backward(params, cache, dy) -> (dparams, dx)
 
-`layer` lifts a pair to a Layer, `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with the
-layer's own backward.
+`from_pair` lifts a pair to a Layer, `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with
+the layer's own backward.
 """
 
 import contextlib
@@ -152,7 +152,7 @@ def _no_params(key, in_shape):
     return in_shape, {}
 
 
-def layer(
+def from_pair(
     forward: Callable[[Any, Any], tuple[Any, Any]],
     backward: Callable[[Any, Any, Any], tuple[Any, Any]],
     init: Callable[[jax.Array, tuple[int, ...]], tuple[tuple[int, ...], Any]] = _no_params,
@@ -165,7 +165,7 @@ def layer(
     init(key, in_shape) -> (out_shape, params); by default the layer keeps the shape and has no parameters.
 
     >>> import jax.numpy as jnp
-    >>> square = layer(lambda params, x: (x * x, x), lambda params, x, dy: ({}, 2 * x * dy))
+    >>> square = from_pair(lambda params, x: (x * x, x), lambda params, x, dy: ({}, 2 * x * dy))
     >>> _, dx = square.backward({}, jnp.array([3.0]), jnp.array([1.0]))
     >>> dx
     Array([6.], dtype=float32)
@@ -204,13 +204,13 @@ def as_custom_vjp(forward: Any, backward: Any = None) -> Any:
     >>> f = as_custom_vjp(activation("relu"))
     >>> jax.grad(lambda x: f({}, (), x, Ctx())[0].sum())(jnp.array([-1.0, 2.0]))
     Array([0., 1.], dtype=float32)
-    >>> from jaxnn.layers.dense import dense_backward, dense_forward
+    >>> from jaxnn.layers import dense_backward, dense_forward
     >>> f = as_custom_vjp(dense_forward, dense_backward)
     >>> f({"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, jnp.ones((1, 2)))
     Array([[2., 2., 2.]], dtype=float32)
     """
     if backward is not None:
-        of_layer = as_custom_vjp(layer(forward, backward))
+        of_layer = as_custom_vjp(from_pair(forward, backward))
         return lambda params, x: of_layer(params, (), x, Ctx())[0]
     of_layer = forward
 

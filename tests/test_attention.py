@@ -11,8 +11,7 @@ import pytest
 from jaxnn import layers
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.layer import Ctx, as_custom_vjp
-from jaxnn.layers.attention import attention_backward, attention_forward
-from jaxnn.layers.multi_head import attention_step, multi_head_backward
+from jaxnn.layers import attention_backward, attention_forward, attention_step, multi_head_backward
 from jaxnn.verify.judge.rule import numbers, shapes_of
 
 KEY = jax.random.key(0, impl="unsafe_rbg")

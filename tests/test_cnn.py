@@ -15,7 +15,7 @@ from jaxnn import get_loss, layers, models
 from jaxnn.cli import main
 from jaxnn.combinators import serial
 from jaxnn.layer import Ctx
-from jaxnn.layers.batch_norm import BatchStats
+from jaxnn.layers import BatchStats
 from jaxnn.optimizers import adam, sgd
 from jaxnn.runs import examples
 from jaxnn.training import Batch, train_step

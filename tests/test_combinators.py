@@ -9,7 +9,7 @@ import pytest
 
 from jaxnn import layers
 from jaxnn.combinators import add, concat, multiply, parallel, residual, serial
-from jaxnn.layer import Ctx, layer
+from jaxnn.layer import Ctx, from_pair
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 SIDE_BY_SIDE = pytest.mark.parametrize("combinator", [parallel, concat, add, multiply])
@@ -17,7 +17,7 @@ SIDE_BY_SIDE = pytest.mark.parametrize("combinator", [parallel, concat, add, mul
 
 def times(factor):
     """x times a number: a layer whose gradients are seen at a glance."""
-    return layer(lambda params, x: (x * factor, None), lambda params, cache, dy: ({}, dy * factor))
+    return from_pair(lambda params, x: (x * factor, None), lambda params, cache, dy: ({}, dy * factor))
 
 
 def init(model, in_shape):

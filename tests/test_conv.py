@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxnn import layers
 from jaxnn.layer import Ctx
-from jaxnn.layers.conv import conv_backward, conv_forward, conv_transpose_backward, conv_transpose_forward
+from jaxnn.layers import conv_backward, conv_forward, conv_transpose_backward, conv_transpose_forward
 from jaxnn.verify.judge.compare import largest_error
 
 KEY = jax.random.key(0, impl="unsafe_rbg")

@@ -10,8 +10,7 @@ import pytest
 from jaxnn import layers
 from jaxnn.combinators import remat, serial
 from jaxnn.layer import Ctx, as_custom_vjp
-from jaxnn.layers.embedding import embedding_backward, embedding_forward
-from jaxnn.layers.rotary import cos_sin, rotary_backward, rotary_forward
+from jaxnn.layers import cos_sin, embedding_backward, embedding_forward, rotary_backward, rotary_forward
 from jaxnn.verify.judge.rule import numbers, random_params, shapes_of
 
 KEY = jax.random.key(0, impl="unsafe_rbg")

@@ -10,7 +10,7 @@ import pytest
 
 from jaxnn import as_custom_vjp, combinators, layers
 from jaxnn.fused import dense_stack, dense_stack_backward, dense_stack_forward, reversible
-from jaxnn.layer import Ctx, Layer, layer
+from jaxnn.layer import Ctx, Layer, from_pair
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 
@@ -249,7 +249,7 @@ def test_a_stream_that_leaves_the_integers_is_nan_and_not_a_wrong_number():
     np.testing.assert_array_equal(dx, [[13, 21]] * 2)
     for size in (128, 2050, -2050, 1e30, np.nan, np.inf):  # 128: in the last step alone
         assert all(np.isnan(a).all() for a in at(size))
-    scale = layer(lambda c, x: (c * x, x), lambda c, x, dy: (jnp.vdot(x, dy), c * dy))
+    scale = from_pair(lambda c, x: (c * x, x), lambda c, x, dy: (jnp.vdot(x, dy), c * dy))
     run = jax.jit(gradient_of(reversible(scale, scale, 2)))
     zeros, x = np.zeros(2, np.float32), np.ones((1, 2), np.float32)
     # 4096: around the end of the integers, back to 1; the last: out of the range and back.

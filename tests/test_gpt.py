@@ -10,7 +10,7 @@ import pytest
 from jaxnn import get_loss, layers, models
 from jaxnn.combinators import serial
 from jaxnn.layer import Ctx, Layer
-from jaxnn.models.gpt import tied_backward, tied_forward
+from jaxnn.models import tied_backward, tied_forward
 from jaxnn.optimizers import adamw, clip_by_global_norm
 from jaxnn.schedules import warmup_cosine
 from jaxnn.training import Batch, train_step

@@ -9,8 +9,7 @@ import pytest
 
 from jaxnn import Activation, fused, layers, models, summary
 from jaxnn.combinators import add, concat, multiply, parallel, remat, repeat, residual, serial
-from jaxnn.layer import Ctx, Layer, tree
-from jaxnn.layer import layer as from_pair
+from jaxnn.layer import Ctx, Layer, from_pair, tree
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 COMBINATORS = [serial, parallel, concat, add, multiply, residual, lambda inner: repeat(inner, 2), remat]

@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 
 from jaxnn import Ctx, combinators, layers
-from jaxnn.layers.norm import group_norm_forward, instance_norm_forward, layer_norm_forward, rms_norm_forward
-from jaxnn.layers.weight_norm import weight_norm_backward, weight_norm_forward
+from jaxnn.layers import (
+    group_norm_forward,
+    instance_norm_forward,
+    layer_norm_forward,
+    rms_norm_forward,
+    weight_norm_backward,
+    weight_norm_forward,
+)
 from jaxnn.verify.judge.rule import shapes_of
 
 EPS = 1e-5

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxnn import layers
 from jaxnn.layer import Ctx
-from jaxnn.layers.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
+from jaxnn.layers import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
 from jaxnn.verify.judge.compare import largest_error
 
 # (spatial sizes, window), and how it moves

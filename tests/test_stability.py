@@ -23,8 +23,7 @@ from jaxnn.activations import (
     softmax_forward,
 )
 from jaxnn.layer import Ctx
-from jaxnn.layers.attention import attention_backward, attention_forward
-from jaxnn.layers.batch_norm import BatchStats
+from jaxnn.layers import BatchStats, attention_backward, attention_forward
 from jaxnn.losses import LOSSES
 
 CONTEXT: Any = mp.MPContext()

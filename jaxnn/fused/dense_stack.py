@@ -15,9 +15,7 @@ from jaxnn._checks import cotangent, float_array, fraction, parameters, positive
 from jaxnn.activations import Activation, get_activation, relu
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
-from jaxnn.layers.dense import dense_backward, dense_forward
-from jaxnn.layers.dropout import drop, dropout_forward
-from jaxnn.layers.norm import layer_norm_backward, layer_norm_forward
+from jaxnn.layers import dense_backward, dense_forward, drop, dropout_forward, layer_norm_backward, layer_norm_forward
 
 
 class Kept(NamedTuple):

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, whole
 from jaxnn.fused.blocks import blocks_of, iota, last_to_first, place
-from jaxnn.layers.attention import attention_forward
+from jaxnn.layers import attention_forward
 
 # Queries and keys of a block of scores: small enough for a CPU's caches, large enough for its cores to share a product.
 BLOCKS = 512, 256

@@ -3,7 +3,7 @@
 from jaxnn import activations
 from jaxnn._checks import cotangent, float_array
 from jaxnn.activations import Activation, get_activation
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
 def activation(name: str | Activation) -> Layer:
@@ -24,12 +24,12 @@ def activation(name: str | Activation) -> Layer:
     def backward(params, x, dy):
         return {}, cotangent(name, "dy", dy, "x", x.shape, x.dtype) * f.derivative(x)
 
-    return layer(forward, backward, name=name)
+    return from_pair(forward, backward, name=name)
 
 
 def softmax() -> Layer:
     """Probabilities over the last axis; see `jaxnn.activations.softmax_forward`."""
-    return layer(
+    return from_pair(
         lambda params, x: activations.softmax_forward(x),
         lambda params, p, dp: ({}, activations.softmax_backward(p, dp)),
         name="softmax",
@@ -38,7 +38,7 @@ def softmax() -> Layer:
 
 def log_softmax() -> Layer:
     """Log-probabilities over the last axis; see `jaxnn.activations.log_softmax_forward`."""
-    return layer(
+    return from_pair(
         lambda params, x: activations.log_softmax_forward(x),
         lambda params, y, dy: ({}, activations.log_softmax_backward(y, dy)),
         name="log_softmax",

@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.initializers import get_initializer
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers._correlation import correlate, exchange_channels, kernel_gradient, spread
 from jaxnn.layers._windows import Padding, PerAxis, per_axis, windows_onto, windows_over
 
@@ -109,7 +109,7 @@ def conv(
 
     init = _init("conv", n_out, kernel_size, groups, use_bias, initializer, out)
     forward = functools.partial(conv_forward, **geometry)
-    return layer(forward, functools.partial(conv_backward, **geometry), init, name="conv")
+    return from_pair(forward, functools.partial(conv_backward, **geometry), init, name="conv")
 
 
 # ---------------------------------------------------------------- transposed convolution
@@ -186,7 +186,7 @@ def conv_transpose(
 
     init = _init("conv_transpose", n_out, kernel_size, groups, use_bias, initializer, out)
     forward = functools.partial(conv_transpose_forward, **geometry)
-    return layer(forward, functools.partial(conv_transpose_backward, **geometry), init, name="conv_transpose")
+    return from_pair(forward, functools.partial(conv_transpose_backward, **geometry), init, name="conv_transpose")
 
 
 # ---------------------------------------------------------------- what both share

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
 def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "sigmoid"):
@@ -83,7 +83,7 @@ def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_norma
         w = draw(key, (in_shape[-1], n_out))
         return (*in_shape[:-1], n_out), {"w": w, "b": jnp.zeros(n_out, w.dtype)}
 
-    return layer(dense_forward, dense_backward, init, name="dense")
+    return from_pair(dense_forward, dense_backward, init, name="dense")
 
 
 def _check(who, params, x, ranks):

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 
 from jaxnn._checks import array, at_least_float32, cotangent, float_array, parameters, random_key, remember, whole
 from jaxnn.initializers import get_initializer, normal
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers.rotary import cos_sin
 
 _SMALL = functools.partial(normal, stddev=0.02)  # as in GPT-2, where the table is the output layer's weight too
@@ -79,7 +79,7 @@ def embedding(n_rows: int, n_features: int, initializer: str | Callable[..., jax
         random_key("embedding", key)
         return (*in_shape, n_features), {"table": draw(key, (n_rows, n_features))}
 
-    return layer(embedding_forward, embedding_backward, init, name="embedding")
+    return from_pair(embedding_forward, embedding_backward, init, name="embedding")
 
 
 # ---------------------------------------------------------------- positions
@@ -133,7 +133,7 @@ def learned_positions(max_length: int, initializer: str | Callable[..., jax.Arra
             raise ValueError(f"learned_positions: in_shape is {tuple(in_shape)}, expected (..., T, D)")
         return in_shape, {"table": draw(key, (max_length, in_shape[-1]))}
 
-    return layer(learned_positions_forward, learned_positions_backward, init, name="learned_positions")
+    return from_pair(learned_positions_forward, learned_positions_backward, init, name="learned_positions")
 
 
 def sinusoidal_positions() -> Layer:
@@ -162,7 +162,7 @@ def sinusoidal_positions() -> Layer:
     def backward(params, like, dy):
         return {}, cotangent("sinusoidal_positions", "dy", dy, "x", like.shape[1:], like.dtype)
 
-    return layer(forward, backward, name="sinusoidal_positions")
+    return from_pair(forward, backward, name="sinusoidal_positions")
 
 
 def _check_table(who, params):

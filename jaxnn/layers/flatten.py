@@ -3,7 +3,7 @@
 import math
 
 from jaxnn._checks import array, cotangent, remember, sizes
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
 def flatten_forward(params: dict, x):
@@ -33,4 +33,4 @@ def flatten() -> Layer:
         n_examples, *others = sizes("flatten", in_shape, least_rank=1)
         return (n_examples, math.prod(others)), {}
 
-    return layer(flatten_forward, flatten_backward, init, name="flatten")
+    return from_pair(flatten_forward, flatten_backward, init, name="flatten")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
 def gated_mlp_forward(params: dict, x: jax.Array, activation: str | Activation = "silu"):
@@ -69,7 +69,7 @@ def gated_mlp(
         n = in_shape[-1]
         return in_shape, {"wg": draw(g, (n, n_hidden)), "wu": draw(u, (n, n_hidden)), "wd": draw(d, (n_hidden, n))}
 
-    return layer(
+    return from_pair(
         lambda params, x: gated_mlp_forward(params, x, f),
         lambda params, cache, dy: gated_mlp_backward(params, cache, dy, f),
         init,

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, parameters, positive, whole
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers._moments import at_good_scaling, centred, moments, reciprocal_root, scaling_of
 
 # ---------------------------------------------------------------- layer norm
@@ -224,7 +224,7 @@ def _layer(who: str, forward: Callable, backward: Callable, names: tuple[str, ..
         start = {"scale": jnp.ones, "shift": jnp.zeros}
         return in_shape, {name: start[name](in_shape[-1]) for name in names}
 
-    return layer(functools.partial(forward, eps=eps), backward, init, name=who)
+    return from_pair(functools.partial(forward, eps=eps), backward, init, name=who)
 
 
 def _check(who: str, params: dict, x, names: tuple[str, ...], eps: float) -> jax.Array:

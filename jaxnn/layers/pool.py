@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, remember, sizes
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers._windows import Padding, PerAxis, fold_taps, sum_taps, taps, windows_over
 
 Stride = PerAxis | None  # None: the size of the window
@@ -160,7 +160,7 @@ def global_avg_pool() -> Layer:
         in_shape = sizes("global_avg_pool", in_shape, least_rank=3)
         return (in_shape[0], in_shape[-1]), {}
 
-    return layer(global_avg_pool_forward, global_avg_pool_backward, init, name="global_avg_pool")
+    return from_pair(global_avg_pool_forward, global_avg_pool_backward, init, name="global_avg_pool")
 
 
 # ---------------------------------------------------------------- what they share
@@ -173,7 +173,7 @@ def _layer(who, forward, backward, window, stride, padding):
         windows = _windows(who, in_shape, window, stride, padding)
         return (in_shape[0], *(w.n_out for w in windows), in_shape[-1]), {}
 
-    return layer(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init, name=who)
+    return from_pair(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init, name=who)
 
 
 def _windows(who, shape, window, stride, padding):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from jaxnn._checks import array, cotangent, remember
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
 def reshape_forward(params: dict, x, shape: Sequence[int]):
@@ -32,7 +32,7 @@ def reshape(shape: Sequence[int]) -> Layer:
     shape = tuple(shape)
     if shape.count(-1) > 1 or any(n < -1 for n in shape):
         raise ValueError(f"reshape: shape {shape}, expected sizes of 0 or greater, and at most one -1")
-    return layer(
+    return from_pair(
         lambda params, x: reshape_forward(params, x, shape),
         reshape_backward,
         lambda key, in_shape: (_reshaped(in_shape, shape), {}),
@@ -79,7 +79,7 @@ def transpose(axes: Sequence[int]) -> Layer:
     axes counts the batch as axis 0, which stays where it is; see `transpose_forward`.
     """
     axes = tuple(axes)
-    return layer(
+    return from_pair(
         lambda params, x: transpose_forward(params, x, axes),
         lambda params, cache, dy: transpose_backward(params, cache, dy, axes),
         lambda key, in_shape: (tuple(in_shape[i] for i in _order(len(in_shape), axes)), {}),

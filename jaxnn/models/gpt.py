@@ -15,8 +15,15 @@ from jaxnn._checks import array, cotangent, fraction, named, random_key, same_sh
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.initializers import normal
 from jaxnn.layer import Ctx, Layer, in_part
-from jaxnn.layers import attention, dropout, gated_mlp, learned_positions, rms_norm
-from jaxnn.layers.embedding import embedding_backward, embedding_forward
+from jaxnn.layers import (
+    attention,
+    dropout,
+    embedding_backward,
+    embedding_forward,
+    gated_mlp,
+    learned_positions,
+    rms_norm,
+)
 
 
 def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer):

@@ -12,8 +12,7 @@ from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
 from jaxnn.layers import activation as activation_layer
-from jaxnn.layers import dense, dropout, flatten
-from jaxnn.layers.dense import dense_forward
+from jaxnn.layers import dense, dense_forward, dropout, flatten
 
 
 def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str | Activation]):
