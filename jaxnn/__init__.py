@@ -105,35 +105,35 @@ from jaxnn.losses import binary_cross_entropy as binary_cross_entropy
 from jaxnn.losses import binary_cross_entropy_derivative as binary_cross_entropy_derivative
 from jaxnn.losses import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from jaxnn.losses import binary_cross_entropy_with_logits_derivative as binary_cross_entropy_with_logits_derivative
-from jaxnn.losses import cosine_derivative as cosine_derivative
-from jaxnn.losses import cosine_loss as cosine_loss
+from jaxnn.losses import cosine_distance as cosine_distance
+from jaxnn.losses import cosine_distance_derivative as cosine_distance_derivative
+from jaxnn.losses import focal as focal
 from jaxnn.losses import focal_derivative as focal_derivative
-from jaxnn.losses import focal_loss as focal_loss
+from jaxnn.losses import gaussian_nll as gaussian_nll
 from jaxnn.losses import gaussian_nll_derivative as gaussian_nll_derivative
-from jaxnn.losses import gaussian_nll_loss as gaussian_nll_loss
 from jaxnn.losses import get_loss as get_loss
+from jaxnn.losses import hinge as hinge
 from jaxnn.losses import hinge_derivative as hinge_derivative
-from jaxnn.losses import hinge_loss as hinge_loss
+from jaxnn.losses import huber as huber
 from jaxnn.losses import huber_derivative as huber_derivative
-from jaxnn.losses import huber_loss as huber_loss
 from jaxnn.losses import kl_divergence as kl_divergence
 from jaxnn.losses import kl_divergence_derivative as kl_divergence_derivative
+from jaxnn.losses import log_cosh as log_cosh
 from jaxnn.losses import log_cosh_derivative as log_cosh_derivative
-from jaxnn.losses import log_cosh_loss as log_cosh_loss
+from jaxnn.losses import mae as mae
 from jaxnn.losses import mae_derivative as mae_derivative
-from jaxnn.losses import mae_loss as mae_loss
+from jaxnn.losses import mse as mse
 from jaxnn.losses import mse_derivative as mse_derivative
-from jaxnn.losses import mse_loss as mse_loss
+from jaxnn.losses import poisson_nll as poisson_nll
 from jaxnn.losses import poisson_nll_derivative as poisson_nll_derivative
-from jaxnn.losses import poisson_nll_loss as poisson_nll_loss
 from jaxnn.losses import softmax_cross_entropy as softmax_cross_entropy
 from jaxnn.losses import softmax_cross_entropy_derivative as softmax_cross_entropy_derivative
 from jaxnn.losses import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
 from jaxnn.losses import (
     softmax_cross_entropy_with_integer_labels_derivative as softmax_cross_entropy_with_integer_labels_derivative,
 )
+from jaxnn.losses import squared_hinge as squared_hinge
 from jaxnn.losses import squared_hinge_derivative as squared_hinge_derivative
-from jaxnn.losses import squared_hinge_loss as squared_hinge_loss
 from jaxnn.optimizers import OPTIMIZERS as OPTIMIZERS
 from jaxnn.optimizers import Optimizer as Optimizer
 from jaxnn.optimizers import adagrad as adagrad
@@ -152,12 +152,12 @@ from jaxnn.optimizers import rmsprop as rmsprop
 from jaxnn.optimizers import sgd as sgd
 from jaxnn.regularizers import REGULARIZERS as REGULARIZERS
 from jaxnn.regularizers import Regularizer as Regularizer
+from jaxnn.regularizers import elastic_net as elastic_net
 from jaxnn.regularizers import elastic_net_derivative as elastic_net_derivative
-from jaxnn.regularizers import elastic_net_regularization as elastic_net_regularization
+from jaxnn.regularizers import l1 as l1
 from jaxnn.regularizers import l1_derivative as l1_derivative
-from jaxnn.regularizers import l1_regularization as l1_regularization
+from jaxnn.regularizers import l2 as l2
 from jaxnn.regularizers import l2_derivative as l2_derivative
-from jaxnn.regularizers import l2_regularization as l2_regularization
 from jaxnn.schedules import SCHEDULES as SCHEDULES
 
 if _typing.TYPE_CHECKING:

@@ -169,7 +169,7 @@ def test_each_check_sees_what_it_is_for():
     assert circle(ring) == ["jaxnn.a", "jaxnn.b", "jaxnn.c", "jaxnn.a"]
     assert circle({**ring, "jaxnn.c": ""}) == []
     assert private("from jaxnn._checks import whole") == ["jaxnn._checks.whole"]
-    assert private("from jaxnn.layers import _product") == ["jaxnn.layers.conv._product"]
+    assert private("from jaxnn.layers.conv import _product") == ["jaxnn.layers.conv._product"]
     assert private("from jaxnn import __version__, layers") == []
 
 

@@ -60,3 +60,19 @@ def test_constructors_and_pairs_are_reached_from_the_package(package):
                 assert getattr(package, name, None) is f, f"{package.__name__}.{name}"
                 found.add(name)
     assert len(found) > 5
+
+
+@pytest.mark.parametrize("table", ["ACTIVATIONS", "LOSSES", "REGULARIZERS"])
+def test_a_function_has_its_name_in_the_table_and_its_derivative_says_so(table):
+    module = getattr(jaxnn, table.lower())
+    for name, pair in getattr(jaxnn, table).items():
+        assert pair.value is getattr(jaxnn, name) is getattr(module, name)
+        assert pair.derivative is getattr(jaxnn, f"{name}_derivative")
+
+
+@pytest.mark.parametrize("table", ["INITIALIZERS", "OPTIMIZERS", "SCHEDULES"])
+def test_a_name_in_a_table_is_that_of_a_function(table):
+    module = getattr(jaxnn, table.lower())
+    for name, f in getattr(jaxnn, table).items():
+        assert inspect.isfunction(getattr(module, name))
+        assert f is getattr(module, name) or table == "SCHEDULES"  # there, with what is customary for the rest

@@ -144,7 +144,7 @@ def loss_points(name: str) -> tuple[list[Example], list[Example]]:
         return examples, [Example(ends, (y_true_ends, None))]
 
     match name:
-        case "mse" | "mae" | "huber" | "log_cosh" | "cosine":
+        case "mse" | "mae" | "huber" | "log_cosh" | "cosine_distance":
             return points(numbers(21, 7, 5), numbers(22, 2, 3, 5), numbers(23, 1, 3), np.zeros((3, 3)))
         case "poisson_nll":
             counts = np.abs(numbers(21, 7, 5)).round()
