@@ -11,7 +11,7 @@ from jaxnn._checks import kind, random_key
 from jaxnn.layer import Layer, in_part
 
 
-def require_entries(who, layers, params, state):
+def require_entries(who, layers, params, state) -> None:
     for name, tree in (("params", params), ("state", state)):
         if not isinstance(tree, tuple | list):
             raise ValueError(f"{who}: {name} is {kind(tree)}, expected a tuple with an entry for each layer")

@@ -123,7 +123,7 @@ class Layer(NamedTuple):
 
 
 @contextlib.contextmanager
-def in_part(who: str, layers: tuple[Layer, ...], i: int = 0):
+def in_part(who: str, layers: tuple[Layer, ...], i: int = 0) -> Iterator[None]:
     """Run layer i of a combinator under its name: `serial[3] conv: …` in errors, serial/3_conv in profiles and HLO.
 
     An only layer has no number. In profiles a layer made of layers adds its own name when it runs them.

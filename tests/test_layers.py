@@ -38,13 +38,13 @@ def test_dense_names_all_that_does_not_fit():
 def test_one_neuron_and_several_agree():
     params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
     x = jnp.array([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]])  # the text's np.dot(w, x) has no batch
-    a, cache = jaxnn.layers.neuron_forward(params, x, "tanh")
+    a, cache = jaxnn.layers.neuron_forward(params, x, activation="tanh")
     np.testing.assert_allclose(a, np.tanh([-2.5, -4.5, -1.5]), rtol=1e-6)
     several = {"w": params["w"][:, None], "b": params["b"][None]}
-    a2, cache2 = jaxnn.layers.neuron_forward(several, x, "tanh")
+    a2, cache2 = jaxnn.layers.neuron_forward(several, x, activation="tanh")
     np.testing.assert_allclose(a2[:, 0], a)
-    one, dx = jaxnn.layers.neuron_backward(params, cache, jnp.ones(3), "tanh")
-    more, dx2 = jaxnn.layers.neuron_backward(several, cache2, jnp.ones((3, 1)), "tanh")
+    one, dx = jaxnn.layers.neuron_backward(params, cache, jnp.ones(3), activation="tanh")
+    more, dx2 = jaxnn.layers.neuron_backward(several, cache2, jnp.ones((3, 1)), activation="tanh")
     np.testing.assert_allclose(one["w"], more["w"][:, 0], rtol=1e-6)
     np.testing.assert_allclose(one["b"], more["b"][0], rtol=1e-6)
     np.testing.assert_allclose(dx, dx2, rtol=1e-6)
@@ -57,7 +57,7 @@ def test_an_error_says_which_layer_it_comes_from():
         model.forward((params[0], {"w": jnp.zeros((9, 3)), "b": jnp.zeros(3)}), state, jnp.zeros((2, 5)), Ctx())
 
 
-def test_dropout_keeps_the_mean_and_drops_the_rate():
+def test_dropout_keeps_the_mean_and_drops_what_it_should():
     x = jnp.ones((200, 300))
     y, (keep, like) = jaxnn.layers.dropout_forward(KEY, x, 0.3)
     assert abs(float(keep.mean()) - 0.7) < 5 * np.sqrt(0.21 / x.size)
@@ -81,9 +81,9 @@ def test_dropout_in_evaluation_and_without_a_key():
     assert all(leaf.size == 0 for leaf in jax.tree.leaves(cache))
     with pytest.raises(ValueError, match="train=True needs random numbers"):
         run(layers.dropout(0.5), x, Ctx(train=True))
-    for rate in (-0.1, 1.0, 1.5):
-        with pytest.raises(ValueError, match=f"dropout: rate = {rate}"):
-            layers.dropout(rate)
+    for probability in (-0.1, 1.0, 1.5):
+        with pytest.raises(ValueError, match=f"dropout: probability = {probability}"):
+            layers.dropout(probability)
 
 
 @pytest.mark.parametrize("name", ["attention", "cross attention", "rnn", "gru", "lstm", "batch_norm"])
@@ -157,8 +157,8 @@ def test_children_have_their_own_weights_and_masks():
 
 def test_the_rate_of_an_mlp_is_its_dropout():
     x = jnp.ones((5, 4))
-    for rate, same in ((0.0, True), (0.5, False)):
-        model = models.mlp((50,), 3, rate=rate)
+    for dropout, same in ((0.0, True), (0.5, False)):
+        model = models.mlp((50,), 3, dropout=dropout)
         (_, trained, _), (_, evaluated, _) = run(model, x, TRAIN), run(model, x)
         assert bool((trained == evaluated).all()) == same
 

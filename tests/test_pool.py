@@ -150,7 +150,7 @@ def test_windows_over_the_edge_see_what_is_there():
         sees = [any(0 <= o + tap - front < n for tap in range(k)) for o in places]
         if not places:
             continue
-        layer = layers.avg_pool((k,), s, ((front, behind),))
+        layer = layers.avg_pool((k,), stride=s, padding=((front, behind),))
         if all(sees):
             assert layer.init(jax.random.key(0), (1, n, 1))[0] == (1, len(places), 1)
         else:

@@ -138,7 +138,7 @@ def test_a_chunk_longer_than_the_sequence(name, n_time):
 class Way(dict):
     """Options that a jitted function can be given."""
 
-    def __hash__(self):
+    def __hash__(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(tuple(self.items()))
 
 
@@ -224,9 +224,9 @@ def test_slopes_of_saturated_gates_keep_their_digits():
     @jax.jit
     def run(p_lstm, p_gru):
         lstm, gru = {"w": none, "u": none, "b": p_lstm}, {"w": none[:, :3], "u": none[:, :3], "b": p_gru}
-        _, cache = jaxnn.layers.lstm_cell_forward(lstm, (one, one), one)
-        g, _, _ = jaxnn.layers.lstm_cell_backward(lstm, cache, (one, one))
-        _, cache = jaxnn.layers.gru_cell_forward(gru, one, one)
+        _, _, cache = jaxnn.layers.lstm_cell_forward(lstm, one, (one, one))
+        g, _, _ = jaxnn.layers.lstm_cell_backward(lstm, cache, one, (0 * one, one))
+        _, _, cache = jaxnn.layers.gru_cell_forward(gru, one, one)
         return g["b"], jaxnn.layers.gru_cell_backward(gru, cache, one)[0]["b"]
 
     def slope(z):
@@ -293,16 +293,19 @@ def test_wrong_arguments():
     with message("rnn: in_shape is (1, 3), expected (B, T, n_in)"):
         layers.rnn(3).init(KEY, (1, 3))
     with message("lstm_cell: x has shape (4, 7, 3), expected (B, n_in)"):
-        jaxnn.layers.lstm_cell_forward(params, state, x)
+        jaxnn.layers.lstm_cell_forward(params, x, state)
 
     cache = jax.eval_shape(lambda: forward(params, x, chunk=2)[2])
     with message("recurrent_backward: dh has shape (4, 7, 1), but h has (4, 7, 2)"):
         jaxnn.layers.recurrent_backward("lstm", params, cache, np.zeros((4, 7, 1)))
     with message("recurrent_backward: dstate has shape (1, 2), but the state has (4, 2)"):
         jaxnn.layers.recurrent_backward("lstm", params, cache, None, (np.zeros((1, 2)),) * 2)
-    cache = jax.eval_shape(lambda: jaxnn.layers.lstm_cell_forward(params, state, x[:, 0])[1])
+    cache = jax.eval_shape(lambda: jaxnn.layers.lstm_cell_forward(params, x[:, 0], state)[2])
+    dy = np.zeros((4, 2))
     with message("lstm_cell_backward: dstate has shape (4, 1), but the state has (4, 2)"):
-        jaxnn.layers.lstm_cell_backward(params, cache, (np.zeros((4, 2)), np.zeros((4, 1))))
+        jaxnn.layers.lstm_cell_backward(params, cache, dy, (dy, np.zeros((4, 1))))
+    with message("lstm_cell_backward: dy has shape (4, 1), but the output has (4, 2)"):
+        jaxnn.layers.lstm_cell_backward(params, cache, dy[:, :1])
 
 
 # ---------------------------------------------------------------- another library's numbers

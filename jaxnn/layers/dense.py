@@ -14,7 +14,9 @@ from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer, from_pair
 
 
-def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "sigmoid"):
+def neuron_forward(
+    params: dict, x: jax.Array, *, activation: str | Activation = "sigmoid"
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """A neuron, or n_out of them side by side: a weighted sum, a bias, an activation.
 
     z = x @ w + b,  a = f(z)
@@ -34,7 +36,9 @@ def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "s
     return get_activation(activation).value(z), (x, z)
 
 
-def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activation = "sigmoid"):
+def neuron_backward(
+    params: dict, cache, da: jax.Array, *, activation: str | Activation = "sigmoid"
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """δ = da ⊙ f'(z),  dw = xᵀ δ,  db = Σ_batch δ,  dx = δ wᵀ; da has a's shape."""
     x, z = cache
     da = cotangent("neuron_backward", "da", da, "the neuron's output", z.shape, z.dtype)
@@ -45,7 +49,7 @@ def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activa
     return {"w": dw, "b": delta.sum(batch)}, dx
 
 
-def dense_forward(params: dict, x: jax.Array):
+def dense_forward(params: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """An affine map of the last axis.
 
     y = x @ w + b
@@ -58,7 +62,7 @@ def dense_forward(params: dict, x: jax.Array):
     return y + jnp.broadcast_to(params["b"], y.shape), x
 
 
-def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
+def dense_backward(params: dict, x: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dw = xᵀ dy,  db = Σ_batch dy,  dx = dy wᵀ."""
     y_shape = (*x.shape[:-1], params["w"].shape[-1])
     dy = cotangent("dense_backward", "dy", dy, "the layer's output", y_shape, x.dtype)
@@ -67,7 +71,7 @@ def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
     return {"w": dw, "b": dy.sum(batch)}, dy @ params["w"].T
 
 
-def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_normal") -> Layer:
+def dense(n_out: int, *, initializer: str | Callable[..., jax.Array] = "lecun_normal") -> Layer:
     """A layer of n_out linear neurons; see `dense_forward` for the formulas.
 
     The weights come from the initializer (lecun_normal keeps the variance of a linear layer), the biases are 0.

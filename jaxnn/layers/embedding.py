@@ -19,7 +19,7 @@ from jaxnn.layers.rotary import cos_sin
 _SMALL = functools.partial(normal, stddev=0.02)  # as in GPT-2, where the table is the output layer's weight too
 
 
-def embedding_forward(params: dict, ids: ArrayLike):
+def embedding_forward(params: dict, ids: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """The rows of a table: a dense layer whose input is one-hot, without the zeros.
 
     y_i = table[ids_i]
@@ -47,7 +47,7 @@ def embedding_forward(params: dict, ids: ArrayLike):
     return table.at[rows].get(mode="fill", fill_value=jnp.nan), ids
 
 
-def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array):
+def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], None]:
     """dtable[v] = Σ over all i with ids_i = v of dy_i;  dx is None, since ids are integers."""
     table = params["table"]
     dtype = at_least_float32(table.dtype)
@@ -65,7 +65,7 @@ def _rows(ids, table):
     return jnp.where(valid, ids, table.shape[0]), valid
 
 
-def embedding(n_rows: int, n_features: int, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
+def embedding(n_rows: int, n_features: int, *, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
     """A table of n_rows (the size of the vocabulary) vectors of n_features; see `embedding_forward` for the formulas.
 
     x of integers, of any shape; out_shape is in_shape and n_features. The table is drawn with standard deviation 0.02.
@@ -85,7 +85,7 @@ def embedding(n_rows: int, n_features: int, initializer: str | Callable[..., jax
 # ---------------------------------------------------------------- positions
 
 
-def learned_positions_forward(params: dict, x: jax.Array):
+def learned_positions_forward(params: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A row of a table added to each position.
 
     y_t = x_t + table[t],  t = 0 … T - 1
@@ -111,7 +111,7 @@ def learned_positions_forward(params: dict, x: jax.Array):
     return x + jnp.broadcast_to(table[: x.shape[-2]], x.shape), remember(x)
 
 
-def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array):
+def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dtable[t] = Σ_batch dy_t for t < T, 0 for the rows after;  dx = dy."""
     table = params["table"]
     dy = cotangent("learned_positions_backward", "dy", dy, "the layer's output", like.shape[1:], like.dtype)
@@ -119,7 +119,7 @@ def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array):
     return {"table": jnp.pad(added, ((0, table.shape[0] - dy.shape[-2]), (0, 0)))}, dy
 
 
-def learned_positions(max_length: int, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
+def learned_positions(max_length: int, *, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
     """Positions that are learned, for sequences of up to max_length; see `learned_positions_forward`.
 
     The table is drawn with standard deviation 0.02. Raises ValueError if max_length < 1 or a sequence is longer.

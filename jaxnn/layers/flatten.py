@@ -2,11 +2,13 @@
 
 import math
 
+import jax
+
 from jaxnn._checks import array, cotangent, remember, sizes
 from jaxnn.layer import Layer, from_pair
 
 
-def flatten_forward(params: dict, x):
+def flatten_forward(params: dict, x) -> tuple[jax.Array, jax.Array]:
     """All axes but the first joined into one.
 
     y (B, n) = x (B, ...) reshaped, dx = dy reshaped back
@@ -19,7 +21,7 @@ def flatten_forward(params: dict, x):
     return x.reshape(x.shape[0], math.prod(x.shape[1:])), remember(x)
 
 
-def flatten_backward(params: dict, like, dy):
+def flatten_backward(params: dict, like, dy) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx (B, ...) = dy (B, n) reshaped."""
     shape = like.shape[1:]
     y_shape = (shape[0], math.prod(shape[1:]))

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 
+import jax
+
 from jaxnn._checks import array, cotangent, remember
 from jaxnn.layer import Layer, from_pair
 
 
-def reshape_forward(params: dict, x, shape: Sequence[int]):
+def reshape_forward(params: dict, x, shape: Sequence[int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """All axes but the batch in another shape.
 
     y (B, *shape) = x (B, ...) reshaped,  dx = dy reshaped back
@@ -20,7 +22,7 @@ def reshape_forward(params: dict, x, shape: Sequence[int]):
     return y, (remember(x), remember(y))
 
 
-def reshape_backward(params: dict, cache, dy):
+def reshape_backward(params: dict, cache, dy) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx (B, ...) = dy (B, *shape) reshaped back."""
     like_x, like_y = cache
     dy = cotangent("reshape_backward", "dy", dy, "the layer's output", like_y.shape[1:], like_y.dtype)
@@ -54,7 +56,7 @@ def _reshaped(in_shape, shape):
     return (in_shape[0], *shape)
 
 
-def transpose_forward(params: dict, x, axes: Sequence[int]):
+def transpose_forward(params: dict, x, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """All axes but the batch in another order.
 
     y = x with its axes in the order (0, *axes),  dx = dy with them put back
@@ -66,7 +68,7 @@ def transpose_forward(params: dict, x, axes: Sequence[int]):
     return y, remember(y)
 
 
-def transpose_backward(params: dict, like, dy, axes: Sequence[int]):
+def transpose_backward(params: dict, like, dy, axes: Sequence[int]) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx = dy with its axes put back: axis axes[i] of dx is axis i + 1 of dy."""
     dy = cotangent("transpose_backward", "dy", dy, "the layer's output", like.shape[1:], like.dtype)
     order = _order(dy.ndim, axes)

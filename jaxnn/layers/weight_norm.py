@@ -10,7 +10,7 @@ from jaxnn.layer import Layer, in_part
 from jaxnn.layers._moments import scaling_of
 
 
-def weight_norm_forward(params: dict):
+def weight_norm_forward(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Weights of a given length: those of each output are g long and point where v points.
 
     v̂ = v/‖v‖,  w = g v̂,  the norm over all axes but the last, which is that of the outputs
@@ -37,7 +37,7 @@ def weight_norm_forward(params: dict):
     return (_row(g, v) * direction).astype(params["v"].dtype), (direction, scaling, inverse)
 
 
-def weight_norm_backward(params: dict, cache, dw: jax.Array):
+def weight_norm_backward(params: dict, cache, dw: jax.Array) -> dict[str, jax.Array]:
     """dg = Σ dw ⊙ v̂,  dv = g/‖v‖ (dw - v̂ dg)."""
     direction, scaling, inverse = cache
     g, v = params["g"], params["v"]

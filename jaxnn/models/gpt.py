@@ -17,16 +17,16 @@ from jaxnn.initializers import normal
 from jaxnn.layer import Ctx, Layer, in_part
 from jaxnn.layers import (
     attention,
-    dropout,
     embedding_backward,
     embedding_forward,
     gated_mlp,
     learned_positions,
     rms_norm,
 )
+from jaxnn.layers import dropout as dropout_layer
 
 
-def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer):
+def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer) -> tuple[jax.Array, Any, tuple]:
     """A body between a table and the same table again: what stands for an id at the input also scores it at the output.
 
     x = √D table[ids],  h = body(x),  y = h tableᵀ
@@ -55,7 +55,7 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
     return h @ params["table"].T, state, (ids, cache, h)
 
 
-def tied_backward(params: dict, cache, dy: jax.Array, body: Layer):
+def tied_backward(params: dict, cache, dy: jax.Array, body: Layer) -> tuple[dict, None]:
     """(dparams, None): dtable = dyᵀ h + √D Σ_bt [ids_bt = v] dx_bt,  dh = dy table, dx of the body; ids have none."""
     ids, cache, h = cache
     table = params["table"]
@@ -74,7 +74,7 @@ def gpt(
     n_heads: int,
     *,
     max_length: int | None = None,
-    rate: float = 0.0,
+    dropout: float = 0.0,
 ) -> Layer:
     """A GPT as a Layer: x = ids (B, T) integers, y = logits (B, T, V) of the id that comes next after each.
 
@@ -83,14 +83,14 @@ def gpt(
 
     The table at both ends: `tied_forward`. Attention: causal, n_heads heads, positions by rotation; with max_length
     learned positions instead, for T up to that. The gated MLP (SwiGLU) has 8/3 width hidden neurons, rounded up to a
-    multiple of 8. Nothing has a bias. rate: of the dropout, in training, on x_0, on the weights of the attention and
-    on what each block adds. ctx.mask (B, T) or (1, T): True = a real token; the others are not attended to.
+    multiple of 8. Nothing has a bias. dropout: its probability, in training, on x_0, on the weights of the attention
+    and on what each block adds. ctx.mask (B, T) or (1, T): True = a real token; the others are not attended to.
     The blocks are one `repeat`: their params have a leading axis n_layers, and compiling takes as long as for one. To
     an optimizer their scales (n_layers, D) look like weights: `adamw(…, decays=lambda p: p.ndim > 2)` decays only the
     blocks' matrices.
     The rows of the table are drawn with a length near 1: entries of x_0, and scores of all ids but the last, near 1.
     Raises ValueError where n_heads does not divide width, or into an odd number with rotary positions, for sizes below
-    1, unless 0 <= rate < 1, and for ids that are not (B, T), are too long or have no row.
+    1, unless 0 <= dropout < 1, and for ids that are not (B, T), are too long or have no row.
     Source: Radford et al. 2019 (GPT-2); RMS norm, rotation and SwiGLU as in Touvron et al. 2023 (arXiv:2302.13971).
 
     >>> model = gpt(vocabulary=256, width=64, n_layers=2, n_heads=4)
@@ -100,7 +100,7 @@ def gpt(
     """
     for name, value in (("vocabulary", vocabulary), ("width", width), ("n_heads", n_heads)):
         whole("gpt", name, value, least=1)
-    fraction("gpt", "rate", rate)
+    fraction("gpt", "dropout", dropout)
     if width % n_heads or (max_length is None and width // n_heads % 2):
         raise ValueError(
             f"gpt: n_heads = {n_heads} must divide width = {width}"
@@ -108,11 +108,12 @@ def gpt(
         )
     n_hidden = 8 * -(-width // 3)
     base = 10_000.0 if max_length is None else None
-    attend = serial(rms_norm(), attention(n_heads, causal=True, rotary_base=base, rate=rate), dropout(rate))
-    think = serial(rms_norm(), gated_mlp(n_hidden), dropout(rate))
+    drop = dropout_layer(dropout)
+    attend = serial(rms_norm(), attention(n_heads, causal=True, rotary_base=base, dropout=dropout), drop)
+    think = serial(rms_norm(), gated_mlp(n_hidden), drop)
     positions = () if max_length is None else (learned_positions(max_length),)
     blocks = repeat(serial(residual(attend), residual(think)), n_layers)
-    return _tied(vocabulary, width, serial(*positions, dropout(rate), blocks, rms_norm(), name="body"))
+    return _tied(vocabulary, width, serial(*positions, drop, blocks, rms_norm(), name="body"))
 
 
 def _tied(vocabulary: int, width: int, body: Layer) -> Layer:
