@@ -62,6 +62,7 @@ def torch_eager(n: int) -> Contender:
     images, labels = torch.from_numpy(x.astype(np.float32) / 255), torch.from_numpy(y.astype(np.int64))
 
     def turn():
+        loss = torch.zeros(())
         for index in torch.randperm(len(images)).split(BATCH):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(images[index]), labels[index])
@@ -103,7 +104,7 @@ def flax_optax(n: int) -> Contender:
     rng = np.random.default_rng(0)
 
     def turn():
-        order = rng.permutation(len(images))
+        order, loss = rng.permutation(len(images)), 0.0
         for i in range(0, len(images) - BATCH + 1, BATCH):
             loss = step(model, optimizer, images[order[i : i + BATCH]], labels[order[i : i + BATCH]])
         return float(loss)

@@ -64,14 +64,14 @@ def plain_norm(scale, shift, x, axes):
     return centre * lax.rsqrt(jnp.square(centre).mean(axes, keepdims=True) + EPS) * scale + shift
 
 
-def stack_case(activation: str, unroll: bool, rate: float = 0.1) -> Case:
+def stack_case(activation: str, unroll: bool, dropout: float = 0.1) -> Case:
     n, batch, width = STACK
     key = jax.random.key(7)
 
     def layer_of(l, p, x):
         y = PLAIN[activation](plain_norm(p["scale"], p["shift"], x, -1) @ p["w"] + p["b"])
-        keep = jax.random.bernoulli(jax.random.fold_in(key, l), 1 - rate, y.shape)
-        return jnp.where(keep, y / (1 - rate), 0)
+        keep = jax.random.bernoulli(jax.random.fold_in(key, l), 1 - dropout, y.shape)
+        return jnp.where(keep, y / (1 - dropout), 0)
 
     def plain(params, x):
         if unroll:
@@ -80,7 +80,7 @@ def stack_case(activation: str, unroll: bool, rate: float = 0.1) -> Case:
             return x
         return lax.scan(lambda x, step: (layer_of(*step, x), None), x, (jnp.arange(n), params))[0]
 
-    stack = dense_stack(n, activation, rate, unroll, initializer="he_normal")
+    stack = dense_stack(n, activation=activation, dropout=dropout, unroll=unroll, initializer="he_normal")
     return layer_case(stack, plain, (batch, width), key)
 
 
@@ -98,7 +98,8 @@ def reversible_case(n: int, batch: int = 1024, width: int = 256) -> Case:
         return jnp.concatenate(halves, -1)
 
     small = functools.partial(initializers.normal, stddev=0.5 * width**-0.5)  # the stream grows to 300, not to 10^9
-    perceptron = combinators.serial(layers.dense(width), layers.activation("gelu_tanh"), layers.dense(width, small))
+    last = layers.dense(width, initializer=small)
+    perceptron = combinators.serial(layers.dense(width), layers.activation("gelu_tanh"), last)
     return layer_case(reversible(perceptron, perceptron, n), plain, (batch, 2 * width))
 
 

@@ -112,9 +112,7 @@ def _peak() -> Contender:
     multiply = jax.jit(jnp.matmul)
 
     def turn():
-        for _ in range(4):
-            product = multiply(a, a)
-        product.block_until_ready()
+        jax.block_until_ready([multiply(a, a) for _ in range(4)])
 
     return Contender(turn)
 

@@ -5,19 +5,26 @@
     fused                                                                 rules leaner than jax.grad
     training datasets plots verify                                        what one does with them
 
-Importing jaxnn changes no setting of JAX and touches no device. `jaxnn.datasets`, `jaxnn.training` and `jaxnn.verify`
+Importing jaxnn changes no setting of JAX and touches no device. `jaxnn.datasets`, `testing`, `training` and `verify`
 are imported when they are named, and so are `jaxnn.verify_grad` and its relatives.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
+from jaxnn import activations as activations
+from jaxnn import combinators as combinators
 from jaxnn import fused as fused
 from jaxnn import initializers as initializers
+from jaxnn import layer as layer
 from jaxnn import layers as layers
+from jaxnn import losses as losses
 from jaxnn import models as models
+from jaxnn import optimizers as optimizers
 from jaxnn import plots as plots
+from jaxnn import regularizers as regularizers
 from jaxnn import schedules as schedules
+from jaxnn._summary import summary as summary
 from jaxnn._version import __version__ as __version__
 from jaxnn.activations import ACTIVATIONS as ACTIVATIONS
 from jaxnn.activations import Activation as Activation
@@ -91,56 +98,42 @@ from jaxnn.layer import Forward as Forward
 from jaxnn.layer import Init as Init
 from jaxnn.layer import Layer as Layer
 from jaxnn.layer import as_custom_vjp as as_custom_vjp
-from jaxnn.layer import layer as layer
-from jaxnn.layers.cells import gru_cell_backward as gru_cell_backward
-from jaxnn.layers.cells import gru_cell_forward as gru_cell_forward
-from jaxnn.layers.cells import lstm_cell_backward as lstm_cell_backward
-from jaxnn.layers.cells import lstm_cell_forward as lstm_cell_forward
-from jaxnn.layers.cells import rnn_cell_backward as rnn_cell_backward
-from jaxnn.layers.cells import rnn_cell_forward as rnn_cell_forward
-from jaxnn.layers.dense import neuron_backward as neuron_backward
-from jaxnn.layers.dense import neuron_forward as neuron_forward
-from jaxnn.layers.dropout import dropout_backward as dropout_backward
-from jaxnn.layers.dropout import dropout_forward as dropout_forward
-from jaxnn.layers.recurrent import recurrent_backward as recurrent_backward
-from jaxnn.layers.recurrent import recurrent_forward as recurrent_forward
+from jaxnn.layer import from_pair as from_pair
 from jaxnn.losses import LOSSES as LOSSES
 from jaxnn.losses import Loss as Loss
 from jaxnn.losses import binary_cross_entropy as binary_cross_entropy
 from jaxnn.losses import binary_cross_entropy_derivative as binary_cross_entropy_derivative
 from jaxnn.losses import binary_cross_entropy_with_logits as binary_cross_entropy_with_logits
 from jaxnn.losses import binary_cross_entropy_with_logits_derivative as binary_cross_entropy_with_logits_derivative
-from jaxnn.losses import cosine_derivative as cosine_derivative
-from jaxnn.losses import cosine_loss as cosine_loss
+from jaxnn.losses import cosine_distance as cosine_distance
+from jaxnn.losses import cosine_distance_derivative as cosine_distance_derivative
+from jaxnn.losses import focal as focal
 from jaxnn.losses import focal_derivative as focal_derivative
-from jaxnn.losses import focal_loss as focal_loss
+from jaxnn.losses import gaussian_nll as gaussian_nll
 from jaxnn.losses import gaussian_nll_derivative as gaussian_nll_derivative
-from jaxnn.losses import gaussian_nll_loss as gaussian_nll_loss
 from jaxnn.losses import get_loss as get_loss
+from jaxnn.losses import hinge as hinge
 from jaxnn.losses import hinge_derivative as hinge_derivative
-from jaxnn.losses import hinge_loss as hinge_loss
+from jaxnn.losses import huber as huber
 from jaxnn.losses import huber_derivative as huber_derivative
-from jaxnn.losses import huber_loss as huber_loss
 from jaxnn.losses import kl_divergence as kl_divergence
 from jaxnn.losses import kl_divergence_derivative as kl_divergence_derivative
+from jaxnn.losses import log_cosh as log_cosh
 from jaxnn.losses import log_cosh_derivative as log_cosh_derivative
-from jaxnn.losses import log_cosh_loss as log_cosh_loss
+from jaxnn.losses import mae as mae
 from jaxnn.losses import mae_derivative as mae_derivative
-from jaxnn.losses import mae_loss as mae_loss
+from jaxnn.losses import mse as mse
 from jaxnn.losses import mse_derivative as mse_derivative
-from jaxnn.losses import mse_loss as mse_loss
+from jaxnn.losses import poisson_nll as poisson_nll
 from jaxnn.losses import poisson_nll_derivative as poisson_nll_derivative
-from jaxnn.losses import poisson_nll_loss as poisson_nll_loss
 from jaxnn.losses import softmax_cross_entropy as softmax_cross_entropy
 from jaxnn.losses import softmax_cross_entropy_derivative as softmax_cross_entropy_derivative
 from jaxnn.losses import softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels
 from jaxnn.losses import (
     softmax_cross_entropy_with_integer_labels_derivative as softmax_cross_entropy_with_integer_labels_derivative,
 )
+from jaxnn.losses import squared_hinge as squared_hinge
 from jaxnn.losses import squared_hinge_derivative as squared_hinge_derivative
-from jaxnn.losses import squared_hinge_loss as squared_hinge_loss
-from jaxnn.models.mlp import mlp_backward as mlp_backward
-from jaxnn.models.mlp import mlp_forward as mlp_forward
 from jaxnn.optimizers import OPTIMIZERS as OPTIMIZERS
 from jaxnn.optimizers import Optimizer as Optimizer
 from jaxnn.optimizers import adagrad as adagrad
@@ -159,15 +152,19 @@ from jaxnn.optimizers import rmsprop as rmsprop
 from jaxnn.optimizers import sgd as sgd
 from jaxnn.regularizers import REGULARIZERS as REGULARIZERS
 from jaxnn.regularizers import Regularizer as Regularizer
+from jaxnn.regularizers import elastic_net as elastic_net
 from jaxnn.regularizers import elastic_net_derivative as elastic_net_derivative
-from jaxnn.regularizers import elastic_net_regularization as elastic_net_regularization
+from jaxnn.regularizers import l1 as l1
 from jaxnn.regularizers import l1_derivative as l1_derivative
-from jaxnn.regularizers import l1_regularization as l1_regularization
+from jaxnn.regularizers import l2 as l2
 from jaxnn.regularizers import l2_derivative as l2_derivative
-from jaxnn.regularizers import l2_regularization as l2_regularization
 from jaxnn.schedules import SCHEDULES as SCHEDULES
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
+    from jaxnn import datasets as datasets
+    from jaxnn import testing as testing
+    from jaxnn import training as training
+    from jaxnn import verify as verify
     from jaxnn.verify import CannotVerify as CannotVerify
     from jaxnn.verify import verify_custom_vjp as verify_custom_vjp
     from jaxnn.verify import verify_grad as verify_grad
@@ -175,9 +172,20 @@ if TYPE_CHECKING:
     from jaxnn.verify import verify_pair as verify_pair
     from jaxnn.verify import verify_vjp as verify_vjp
 
+_MODULES = ("datasets", "testing", "training", "verify")
+_OF_VERIFY = ("CannotVerify", "verify_custom_vjp", "verify_grad", "verify_layer", "verify_pair", "verify_vjp")
+_PUBLIC = ("__version__", *_MODULES, *_OF_VERIFY, *(name for name in globals() if not name.startswith("_")))
 
-def __getattr__(name: str) -> Any:
-    """The verifier, imported when it is first used: training needs none of it."""
-    if name in ("CannotVerify", "verify_custom_vjp", "verify_grad", "verify_layer", "verify_pair", "verify_vjp"):
-        return getattr(importlib.import_module("jaxnn.verify"), name)
+
+def __dir__() -> list[str]:
+    """What is imported above by name, and what is imported when it is named."""
+    return sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """Imported when they are first used: training needs none of the verifier."""
+    if name in _MODULES:
+        return _importlib.import_module(f"jaxnn.{name}")
+    if name in _OF_VERIFY:
+        return getattr(_importlib.import_module("jaxnn.verify"), name)
     raise AttributeError(f"module 'jaxnn' has no attribute {name!r}")

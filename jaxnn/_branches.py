@@ -1,33 +1,23 @@
-"""What combinators of several layers share: layers side by side, and errors that say which layer they come from."""
+"""What combinators of several layers share: layers side by side."""
 
-import contextlib
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import kind, random_key
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, in_part
 
 
-@contextlib.contextmanager
-def naming(combinator: str, i: int):
-    """Add to an error which of the combinator's layers raised it."""
-    try:
-        yield
-    except ValueError as error:
-        error.add_note(f"in layer {i} (counted from 0) of {combinator}")
-        raise
-
-
-def require_layers(who, layers):
+def require_layers(who, layers) -> None:
     for i, layer in enumerate(layers):
         if not isinstance(layer, Layer):
             raise ValueError(f"{who}: argument {i} (counted from 0) is {kind(layer)}, expected a Layer; unpack a list")
 
 
-def require_entries(who, layers, params, state):
+def require_entries(who, layers, params, state) -> None:
     for name, tree in (("params", params), ("state", state)):
         if not isinstance(tree, tuple | list):
             raise ValueError(f"{who}: {name} is {kind(tree)}, expected a tuple with an entry for each layer")
@@ -57,7 +47,7 @@ class Shared(NamedTuple):
     caches: tuple
 
 
-def side_by_side(who, layers):
+def side_by_side(who: str, layers: tuple[Layer, ...], with_parts: Callable[..., Layer]) -> Layer:
     if not layers:
         raise ValueError(f"{who}: no layers given, expected at least one")
     require_layers(who, layers)
@@ -75,7 +65,7 @@ def side_by_side(who, layers):
         in_shapes = deal("in_shape", in_shape, isinstance(in_shape, tuple) and isinstance((*in_shape, 0)[0], tuple))
         shapes, params, states = [], [], []
         for i, (layer, in_shape) in enumerate(zip(layers, in_shapes, strict=True)):
-            with naming(who, i):
+            with in_part(who, layers, i):
                 shape, p, s = layer.init(jax.random.fold_in(key, i), in_shape)
             shapes.append(shape)
             params.append(p)
@@ -87,7 +77,7 @@ def side_by_side(who, layers):
         xs = deal("x", x, isinstance(x, tuple))
         ys, states, caches = [], [], []
         for i, (layer, p, s, x_i) in enumerate(zip(layers, params, state, xs, strict=True)):
-            with naming(who, i):
+            with in_part(who, layers, i):
                 y, s, cache = layer.forward(p, s, x_i, ctx.fold(i))
             ys.append(y)
             states.append(s)
@@ -99,20 +89,21 @@ def side_by_side(who, layers):
             found = f"has {len(dys)} entries" if isinstance(dys, tuple | list) else f"is {kind(dys)}"
             raise ValueError(f"{who}: dy {found}, expected a tuple with an entry for each of {len(layers)} layers")
         dparams, dxs = [], []
-        for layer, p, c, dy in zip(layers, params, cache.caches, dys, strict=True):
-            dp, dx = layer.backward(p, c, dy)
+        for i, (layer, p, c, dy) in enumerate(zip(layers, params, cache.caches, dys, strict=True)):
+            with in_part(who, layers, i):
+                dp, dx = layer.backward(p, c, dy)
             dparams.append(dp)
             dxs.append(dx)
         if isinstance(cache, Dealt):
             return tuple(dparams), tuple(dxs)
         return tuple(dparams), functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), dxs)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, who, layers, with_parts)
 
 
-def side_by_side_joined(who, layers, joined_shape, join, split):
+def side_by_side_joined(who, layers, with_parts, joined_shape, join, split) -> Layer:
     """parallel, then y, cache = join(ys); the backward is dys = split(cache, dy), then parallel's."""
-    branches = side_by_side(who, layers)
+    branches = side_by_side(who, layers, with_parts)
 
     def init(key, in_shape, /):
         shapes, params, state = branches.init(key, in_shape)
@@ -128,4 +119,4 @@ def side_by_side_joined(who, layers, joined_shape, join, split):
         cache, of_join = cache
         return branches.backward(params, cache, split(of_join, dy))
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, who, layers, with_parts)

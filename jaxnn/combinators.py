@@ -11,38 +11,39 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._after import after
-from jaxnn._branches import naming, require_entries, require_layers, require_stacked, side_by_side, side_by_side_joined
+from jaxnn._branches import require_entries, require_layers, require_stacked, side_by_side, side_by_side_joined
 from jaxnn._checks import array, cotangent, float_array, random_key, remember, sizes, whole
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, in_part
 
 
-def serial(*layers: Layer) -> Layer:
+def serial(*layers: Layer, name: str = "serial") -> Layer:
     """One layer after the other.
 
     y  = f_L(… f_2(f_1(x)))
     dy → dparams_L, then d(f_L's input) → dparams_(L-1), …, and finally dx:  the chain rule from the last to the first
 
-    params, state and cache are tuples, one entry per layer. serial() without layers is the identity.
+    params, state and cache are tuples, one entry per layer. serial() without layers is the identity. name: what errors,
+    profiles and tables call a model, or a stage of one.
     """
     if not layers:
-        return _identity()
-    require_layers("serial", layers)
+        return _identity(name)
+    require_layers(name, layers)
 
     def init(key, in_shape, /):
-        random_key("serial", key)
+        random_key(name, key)
         params, states = [], []
         for i, layer in enumerate(layers):
-            with naming("serial", i):
+            with in_part(name, layers, i):
                 in_shape, p, s = layer.init(jax.random.fold_in(key, i), in_shape)
             params.append(p)
             states.append(s)
         return in_shape, tuple(params), tuple(states)
 
     def forward(params, state, x, ctx, /):
-        require_entries("serial", layers, params, state)
+        require_entries(name, layers, params, state)
         states, caches = [], []
         for i, (layer, p, s) in enumerate(zip(layers, params, state, strict=True)):
-            with naming("serial", i):
+            with in_part(name, layers, i):
                 x, s, cache = layer.forward(p, s, x, ctx.fold(i))
             states.append(s)
             caches.append(cache)
@@ -50,27 +51,28 @@ def serial(*layers: Layer) -> Layer:
 
     def backward(params, caches, dy, /):
         dparams = []
-        for layer, p, cache in zip(reversed(layers), reversed(params), reversed(caches), strict=True):
-            dp, dy = layer.backward(p, cache, dy)
+        for i, (layer, p, cache) in reversed(list(enumerate(zip(layers, params, caches, strict=True)))):
+            with in_part(name, layers, i):
+                dp, dy = layer.backward(p, cache, dy)
             dparams.append(dp)
         return tuple(reversed(dparams)), dy
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, name, layers, functools.partial(serial, name=name))
 
 
-def _identity() -> Layer:
+def _identity(name: str) -> Layer:
     def forward(params, state, x, ctx, /):
-        require_entries("serial", (), params, state)
-        check = functools.partial(float_array, "serial", "x")
+        require_entries(name, (), params, state)
+        check = functools.partial(float_array, name, "x")
         x = tuple(map(check, x)) if isinstance(x, tuple) else check(x)
         return x, (), jax.tree.map(remember, x)
 
     def backward(params, cache, dy, /):
         return (), jax.tree.map(
-            lambda like, dy: cotangent("serial", "dy", dy, "x", like.shape[1:], like.dtype), cache, dy
+            lambda like, dy: cotangent(name, "dy", dy, "x", like.shape[1:], like.dtype), cache, dy
         )
 
-    return Layer(lambda key, in_shape, /: (in_shape, (), ()), forward, backward)
+    return Layer(lambda key, in_shape, /: (in_shape, (), ()), forward, backward, name)
 
 
 def residual(inner: Layer) -> Layer:
@@ -87,21 +89,24 @@ def residual(inner: Layer) -> Layer:
 
     def init(key, in_shape, /):
         in_shape = sizes("residual", in_shape)
-        out_shape, params, state = inner.init(key, in_shape)
+        with in_part("residual", (inner,)):
+            out_shape, params, state = inner.init(key, in_shape)
         _same_shape("residual", in_shape, out_shape)
         return out_shape, params, state
 
     def forward(params, state, x, ctx, /):
         x = float_array("residual", "x", x)
-        y, state, cache = inner.forward(params, state, x, ctx)
+        with in_part("residual", (inner,)):
+            y, state, cache = inner.forward(params, state, x, ctx)
         _same_shape("residual", x.shape, y.shape)
         return x + y, state, cache
 
     def backward(params, cache, dy, /):
-        dparams, dx = inner.backward(params, cache, dy)
+        with in_part("residual", (inner,)):
+            dparams, dx = inner.backward(params, cache, dy)
         return dparams, cotangent("residual", "dy", dy, "x", dx.shape, dx.dtype) + dx
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "residual", (inner,), residual)
 
 
 # ---------------------------------------------------------------- side by side
@@ -117,7 +122,7 @@ def parallel(*layers: Layer) -> Layer:
     out_shape are tuples; params and state are tuples, one entry per layer. `concat`, `add` and `multiply` take x in
     the same way and join the outputs into one. Raises ValueError for a tuple of another length and without layers.
     """
-    return side_by_side("parallel", layers)
+    return side_by_side("parallel", layers, parallel)
 
 
 def concat(*layers: Layer) -> Layer:
@@ -143,7 +148,7 @@ def concat(*layers: Layer) -> Layer:
         dy = cotangent("concat", "dy", dy, "the output", (*likes[0].shape[1:-1], ends[-1]))
         return jnp.split(dy, ends[:-1], -1)
 
-    return side_by_side_joined("concat", layers, joined_shape, join, split)
+    return side_by_side_joined("concat", layers, concat, joined_shape, join, split)
 
 
 def add(*layers: Layer) -> Layer:
@@ -158,6 +163,7 @@ def add(*layers: Layer) -> Layer:
     return side_by_side_joined(
         "add",
         layers,
+        add,
         functools.partial(_one_shape, "add"),
         join=lambda ys: (functools.reduce(jnp.add, ys), None),
         split=lambda _, dy: (dy,) * len(layers),
@@ -182,6 +188,7 @@ def multiply(*layers: Layer) -> Layer:
     return side_by_side_joined(
         "multiply",
         layers,
+        multiply,
         functools.partial(_one_shape, "multiply"),
         join=lambda ys: (functools.reduce(jnp.multiply, ys), ys),
         split=split,
@@ -212,7 +219,8 @@ def repeat(inner: Layer, n: int) -> Layer:
     def init(key, in_shape, /):
         random_key("repeat", key)
         in_shape = sizes("repeat", in_shape)
-        out_shape, _, _ = inner.init(key, in_shape)
+        with in_part("repeat", (inner,)):
+            out_shape, _, _ = inner.init(key, in_shape)
         _same_shape("repeat", in_shape, out_shape)
         params, state = jax.vmap(lambda key: inner.init(key, in_shape)[1:])(jax.random.split(key, n))
         return out_shape, params, state
@@ -223,7 +231,8 @@ def repeat(inner: Layer, n: int) -> Layer:
 
         def body(x, step):
             i, p, s = step
-            y, s, cache = inner.forward(p, s, x, ctx.fold(i))
+            with in_part("repeat", (inner,)):
+                y, s, cache = inner.forward(p, s, x, ctx.fold(i))
             _same_shape("repeat", x.shape, y.shape)
             return y, (s, cache)
 
@@ -236,13 +245,14 @@ def repeat(inner: Layer, n: int) -> Layer:
 
         def body(dy, step):
             p, cache = step
-            dp, dx = inner.backward(p, cache, dy)
+            with in_part("repeat", (inner,)):
+                dp, dx = inner.backward(p, cache, dy)
             return dx, dp
 
         dx, dparams = jax.lax.scan(body, dy, (params, caches), reverse=True)
         return dparams, dx
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "repeat", (inner,), lambda inner: repeat(inner, n))
 
 
 def remat(inner: Layer) -> Layer:
@@ -256,19 +266,25 @@ def remat(inner: Layer) -> Layer:
     """
     require_layers("remat", (inner,))
 
+    def init(key, in_shape, /):
+        with in_part("remat", (inner,)):
+            return inner.init(key, in_shape)
+
     def forward(params, state, x, ctx, /):
         x = x if isinstance(x, tuple) else array("remat", "x", x)
-        y, new_state, _ = inner.forward(params, state, x, ctx)
+        with in_part("remat", (inner,)):
+            y, new_state, _ = inner.forward(params, state, x, ctx)
         return y, new_state, (state, x, ctx)
 
     def backward(params, saved, dy, /):
         state, x, ctx = saved
         dy = dy if isinstance(dy, tuple) else float_array("remat", "dy", dy)
         x = jax.tree.map(lambda leaf: after(dy, leaf), x)
-        _, _, cache = inner.forward(params, state, x, ctx)
-        return inner.backward(params, cache, dy)
+        with in_part("remat", (inner,)):
+            _, _, cache = inner.forward(params, state, x, ctx)
+            return inner.backward(params, cache, dy)
 
-    return Layer(inner.init, forward, backward)
+    return Layer(init, forward, backward, "remat", (inner,), remat)
 
 
 def _same_shape(who, in_shape, out_shape):

@@ -3,13 +3,14 @@
     pair    forward(params, x)             -> (y, cache)             backward(params, cache, dy) -> (dparams, dx)
     Layer   forward(params, state, x, ctx) -> (y, state, cache)      backward(params, cache, dy) -> (dparams, dx)
 
-`layer` lifts a pair to a Layer, `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with the
-layer's own backward.
+`from_pair` lifts a pair to a Layer, `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with
+the layer's own backward.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, overload
 
 import jax
@@ -91,21 +92,72 @@ class Backward(Protocol):
 
 
 class Layer(NamedTuple):
-    """Three pure functions; see Init, Forward and Backward for what each promises."""
+    """Three pure functions; see Init, Forward and Backward for what each promises. The rest is for who looks at it.
+
+    Layer(init, forward, backward) is a layer; its name is what errors, profiles and `print` call it by. A combinator
+    also says what it is made of: parts, and with_parts(*parts), which makes the same combinator of other layers.
+    A layer is equal to another only if they share their functions: two calls of a constructor make two layers.
+
+    >>> from jaxnn import layers, residual, serial
+    >>> print(serial(layers.dense(3), residual(serial(layers.layer_norm(), layers.dense(3)))))
+    serial
+      [0] dense
+      [1] residual
+        serial
+          [0] layer_norm
+          [1] dense
+    """
 
     init: Init
     forward: Forward
     backward: Backward
+    name: str = "layer"
+    parts: tuple["Layer", ...] = ()
+    with_parts: Callable[..., "Layer"] | None = None
+
+    def __str__(self) -> str:
+        return "\n".join("  " * len(path) + label for path, label in tree(self))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(map(repr, self.parts))})"
+
+
+@contextlib.contextmanager
+def in_part(who: str, layers: tuple[Layer, ...], i: int = 0) -> Iterator[None]:
+    """Run layer i of a combinator under its name: `serial[3] conv: …` in errors, serial/3_conv in profiles and HLO.
+
+    An only layer has no number. In profiles a layer made of layers adds its own name when it runs them.
+    """
+    layer, number = layers[i], [str(i)] if len(layers) > 1 else []
+    here = "_".join(number if layer.parts else [*number, layer.name])
+    try:
+        with jax.named_scope(f"{who}/{here}" if here else who):
+            yield
+    except ValueError as error:
+        if error.args and isinstance(error.args[0], str):
+            text = error.args[0]
+            text = text if text.startswith(layer.name) else f"{layer.name}: {text}"
+            error.args = (f"{who}{''.join(f'[{n}]' for n in number)} {text}", *error.args[1:])
+        raise
+
+
+def tree(layer: Layer, path: tuple[int, ...] = (), number: str = "") -> Iterator[tuple[tuple[int, ...], str]]:
+    """Each layer within the layer, itself first: which part of which part it is, and what it is called in a table."""
+    yield path, number + layer.name
+    for i, part in enumerate(layer.parts):
+        yield from tree(part, (*path, i), f"[{i}] " if len(layer.parts) > 1 else "")
 
 
 def _no_params(key, in_shape):
     return in_shape, {}
 
 
-def layer(
+def from_pair(
     forward: Callable[[Any, Any], tuple[Any, Any]],
     backward: Callable[[Any, Any, Any], tuple[Any, Any]],
     init: Callable[[jax.Array, tuple[int, ...]], tuple[tuple[int, ...], Any]] = _no_params,
+    *,
+    name: str = "layer",
 ) -> Layer:
     """Lift a bare pair to a Layer: no state, no context.
 
@@ -113,7 +165,7 @@ def layer(
     init(key, in_shape) -> (out_shape, params); by default the layer keeps the shape and has no parameters.
 
     >>> import jax.numpy as jnp
-    >>> square = layer(lambda params, x: (x * x, x), lambda params, x, dy: ({}, 2 * x * dy))
+    >>> square = from_pair(lambda params, x: (x * x, x), lambda params, x, dy: ({}, 2 * x * dy))
     >>> _, dx = square.backward({}, jnp.array([3.0]), jnp.array([1.0]))
     >>> dx
     Array([6.], dtype=float32)
@@ -127,7 +179,7 @@ def layer(
         y, cache = forward(params, x)
         return y, state, cache
 
-    return Layer(layer_init, layer_forward, backward)
+    return Layer(layer_init, layer_forward, backward, name)
 
 
 @overload
@@ -152,13 +204,13 @@ def as_custom_vjp(forward: Any, backward: Any = None) -> Any:
     >>> f = as_custom_vjp(activation("relu"))
     >>> jax.grad(lambda x: f({}, (), x, Ctx())[0].sum())(jnp.array([-1.0, 2.0]))
     Array([0., 1.], dtype=float32)
-    >>> from jaxnn.layers.dense import dense_backward, dense_forward
+    >>> from jaxnn.layers import dense_backward, dense_forward
     >>> f = as_custom_vjp(dense_forward, dense_backward)
     >>> f({"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}, jnp.ones((1, 2)))
     Array([[2., 2., 2.]], dtype=float32)
     """
     if backward is not None:
-        of_layer = as_custom_vjp(layer(forward, backward))
+        of_layer = as_custom_vjp(from_pair(forward, backward))
         return lambda params, x: of_layer(params, (), x, Ctx())[0]
     of_layer = forward
 

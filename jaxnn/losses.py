@@ -166,14 +166,14 @@ def _mean_derivative(dlosses, weights, class_axes=0):
 
 
 @_value()
-def mse_loss(y_true, y_pred, weights=None):
+def mse(y_true, y_pred, weights=None):
     """Mean squared error.
 
     ℓ = (ŷ - y)²,  ∂ℓ/∂ŷ = 2 (ŷ - y)
 
     The mean runs over all entries: (n, k) predictions are divided by n k.
 
-    >>> mse_loss(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0]))
+    >>> mse(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0]))
     Array(2., dtype=float32)
     """
     return _mean(jnp.square(y_pred - y_true), weights)
@@ -190,7 +190,7 @@ def mse_derivative(y_true, y_pred, weights=None):
 
 
 @_value()
-def mae_loss(y_true, y_pred, weights=None):
+def mae(y_true, y_pred, weights=None):
     """Mean absolute error.
 
     ℓ = |ŷ - y|,  ∂ℓ/∂ŷ = sign(ŷ - y), 0 at ŷ = y
@@ -208,7 +208,7 @@ def mae_derivative(y_true, y_pred, weights=None):
 
 
 @_value()
-def huber_loss(y_true, y_pred, weights=None, *, delta: float = 1.0):
+def huber(y_true, y_pred, weights=None, *, delta: float = 1.0):
     """Squared error near the truth, absolute error far from it.
 
     e = ŷ - y;  ℓ = e²/2 for |e| <= δ, δ (|e| - δ/2) beyond;  ∂ℓ/∂ŷ = e clipped to [-δ, δ]
@@ -217,7 +217,7 @@ def huber_loss(y_true, y_pred, weights=None, *, delta: float = 1.0):
     Numerics: with c = min(|e|, δ), ℓ = c (|e| - c/2) in one piece: e² is never formed where it could overflow.
     Source: Huber 1964.
     """
-    positive("huber_loss", "delta", delta)
+    positive("huber", "delta", delta)
     e = jnp.abs(y_pred - y_true)
     c = jnp.where(e <= delta, e, delta)
     return _mean(c * (e - c / 2), weights)
@@ -231,7 +231,7 @@ def huber_derivative(y_true, y_pred, weights=None, *, delta: float = 1.0):
 
 
 @_value()
-def log_cosh_loss(y_true, y_pred, weights=None):
+def log_cosh(y_true, y_pred, weights=None):
     """The logarithm of the hyperbolic cosine of the error: a smooth mae.
 
     e = ŷ - y;  ℓ = log cosh e,  ∂ℓ/∂ŷ = tanh e
@@ -257,7 +257,7 @@ def log_cosh_derivative(y_true, y_pred, weights=None):
 
 
 @_value()
-def poisson_nll_loss(y_true, y_pred, weights=None):
+def poisson_nll(y_true, y_pred, weights=None):
     """Negative log-likelihood of counts y under a Poisson distribution of rate e^ŷ.
 
     ℓ = e^ŷ - y ŷ,  ∂ℓ/∂ŷ = e^ŷ - y
@@ -267,7 +267,7 @@ def poisson_nll_loss(y_true, y_pred, weights=None):
     ℓ = y expm1(d) + y (1 - ŷ); log y is not rounded for d. Elsewhere the error of ℓ is a rounding of e^ŷ. e^ŷ is
     infinite from ŷ = 89 on (float32), as the loss itself is; there y ŷ is left out, which may be too.
     """
-    _require_not_negative("poisson_nll_loss", y_true, "counts that are 0 or greater", weights)
+    _require_not_negative("poisson_nll", y_true, "counts that are 0 or greater", weights)
     rate, (near, excess) = jnp.exp(y_pred), _excess(y_true, y_pred)
     far = rate - y_true * jnp.where(rate == jnp.inf, 0, y_pred)
     return _mean(jnp.where(near, excess + y_true * (1 - y_pred), far), weights)
@@ -299,7 +299,7 @@ def _mean_half(shape):
 
 
 @_value(_mean_half)
-def gaussian_nll_loss(y_true, y_pred, weights=None):
+def gaussian_nll(y_true, y_pred, weights=None):
     """Negative log-likelihood under a normal distribution whose mean and variance are both predicted.
 
     y_pred = [μ, s], s = log σ²;  ℓ = (s + (y - μ)² e^-s) / 2
@@ -409,7 +409,7 @@ def binary_cross_entropy_with_logits_derivative(y_true, y_pred, weights=None):
 
 
 @_value()
-def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float = 0.25):
+def focal(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float = 0.25):
     """Cross-entropy of two classes, from logits, that turns away from what is already easy.
 
     ℓ = y α g(z) + (1 - y) (1 - α) g(-z),        g(z) = σ(-z)^γ (-log σ(z))
@@ -421,8 +421,8 @@ def focal_loss(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float
     nothing is rounded but γ z, which is exact for a γ that is a power of two.
     Source: Lin et al. 2017 (arXiv:1708.02002).
     """
-    _check_focal("focal_loss", gamma, alpha)
-    _require_share("focal_loss", y_true, weights)
+    _check_focal("focal", gamma, alpha)
+    _require_share("focal", y_true, weights)
 
     def g(z):
         return -_power_of_sigmoid(z, gamma) * log_sigmoid(z)
@@ -454,14 +454,14 @@ def _check_focal(who, gamma, alpha):
 
 
 @_value()
-def hinge_loss(y_true, y_pred, weights=None):
+def hinge(y_true, y_pred, weights=None):
     """The loss of the support vector machine.
 
     ℓ = max(0, 1 - y ŷ),  ∂ℓ/∂ŷ = -y for y ŷ < 1, else 0
 
     y is -1 or 1: labels 0 and 1 are y = 2 label - 1.
     """
-    _check_signs("hinge_loss", y_true, weights)
+    _check_signs("hinge", y_true, weights)
     margin = 1 - y_true * y_pred
     return _mean(jnp.where(margin <= 0, 0, margin), weights)
 
@@ -474,14 +474,14 @@ def hinge_derivative(y_true, y_pred, weights=None):
 
 
 @_value()
-def squared_hinge_loss(y_true, y_pred, weights=None):
+def squared_hinge(y_true, y_pred, weights=None):
     """The square of the hinge, which has no kink.
 
     ℓ = max(0, 1 - y ŷ)²,  ∂ℓ/∂ŷ = -2 y max(0, 1 - y ŷ)
 
-    y is -1 or 1, as in `hinge_loss`.
+    y is -1 or 1, as in `hinge`.
     """
-    _check_signs("squared_hinge_loss", y_true, weights)
+    _check_signs("squared_hinge", y_true, weights)
     margin = 1 - y_true * y_pred
     return _mean(jnp.square(jnp.where(margin <= 0, 0, margin)), weights)
 
@@ -637,7 +637,7 @@ def kl_divergence_derivative(y_true, y_pred, weights=None):
 
 
 @_value()
-def cosine_loss(y_true, y_pred, weights=None):
+def cosine_distance(y_true, y_pred, weights=None):
     """One minus the cosine of the angle between two vectors.
 
     ℓ = 1 - u·v,  ∂ℓ/∂ŷ = -(v - (u·v) u) / ‖ŷ‖,      u = ŷ/‖ŷ‖, v = y/‖y‖
@@ -655,7 +655,7 @@ def cosine_loss(y_true, y_pred, weights=None):
 
 
 @_derivative()
-def cosine_derivative(y_true, y_pred, weights=None):
+def cosine_distance_derivative(y_true, y_pred, weights=None):
     """-r / (‖y‖ ‖ŷ‖) / n, r what of y is across ŷ; 0 if either vector is 0."""
     r, _, _, (half, rest), some = _across(y_true, y_pred)
     return _mean_derivative(jnp.where(some[..., None], -r * half * rest, 0), weights, class_axes=1)
@@ -690,25 +690,25 @@ def _scaled(x):
 # ---------------------------------------------------------------- by name
 
 LOSSES: dict[str, Loss] = {
-    "mse": Loss(mse_loss, mse_derivative),
-    "mae": Loss(mae_loss, mae_derivative),
-    "huber": Loss(huber_loss, huber_derivative),
-    "log_cosh": Loss(log_cosh_loss, log_cosh_derivative),
-    "poisson_nll": Loss(poisson_nll_loss, poisson_nll_derivative),
-    "gaussian_nll": Loss(gaussian_nll_loss, gaussian_nll_derivative),
+    "mse": Loss(mse, mse_derivative),
+    "mae": Loss(mae, mae_derivative),
+    "huber": Loss(huber, huber_derivative),
+    "log_cosh": Loss(log_cosh, log_cosh_derivative),
+    "poisson_nll": Loss(poisson_nll, poisson_nll_derivative),
+    "gaussian_nll": Loss(gaussian_nll, gaussian_nll_derivative),
     "binary_cross_entropy": Loss(binary_cross_entropy, binary_cross_entropy_derivative),
     "binary_cross_entropy_with_logits": Loss(
         binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_derivative
     ),
-    "focal": Loss(focal_loss, focal_derivative),
-    "hinge": Loss(hinge_loss, hinge_derivative),
-    "squared_hinge": Loss(squared_hinge_loss, squared_hinge_derivative),
+    "focal": Loss(focal, focal_derivative),
+    "hinge": Loss(hinge, hinge_derivative),
+    "squared_hinge": Loss(squared_hinge, squared_hinge_derivative),
     "softmax_cross_entropy": Loss(softmax_cross_entropy, softmax_cross_entropy_derivative),
     "softmax_cross_entropy_with_integer_labels": Loss(
         softmax_cross_entropy_with_integer_labels, softmax_cross_entropy_with_integer_labels_derivative
     ),
     "kl_divergence": Loss(kl_divergence, kl_divergence_derivative),
-    "cosine": Loss(cosine_loss, cosine_derivative),
+    "cosine_distance": Loss(cosine_distance, cosine_distance_derivative),
 }
 
 

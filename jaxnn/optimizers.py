@@ -256,7 +256,7 @@ def adamw(
     p ← p - α (m̂ / (√v̂ + ε) + λ p)        λ = weight_decay, 0 where decays(p) is false
 
     The default decays only leaves of rank 2 or more: weights, not biases. The decay is multiplied by the rate, as in
-    torch and optax, so it follows the schedule. It bypasses m and v; `l2_regularization` under adam goes through them,
+    torch and optax, so it follows the schedule. It bypasses m and v; `l2` under adam goes through them,
     and so shrinks the weights with large gradients least.
 
     Raises ValueError for a negative weight_decay, here and below.

@@ -30,7 +30,7 @@ class Regularizer(NamedTuple):
     derivative: Callable[..., Tree]  # (params, *strengths) -> as params
 
 
-def l2_regularization(params: Tree, lambda_: float | jax.Array) -> jax.Array:
+def l2(params: Tree, lambda_: float | jax.Array) -> jax.Array:
     """Half the sum of the squares of all weights.
 
     R     = λ/2 Σ_W ‖W‖_F² = λ/2 Σ w²
@@ -40,10 +40,10 @@ def l2_regularization(params: Tree, lambda_: float | jax.Array) -> jax.Array:
     gradient descent this is weight decay; under Adam it is not, since the gradient's scale cancels: see `adamw`.
 
     >>> params = {"w": jnp.array([[1.0, -2.0]]), "b": jnp.array([5.0, 5.0])}
-    >>> l2_regularization(params, 0.1)
+    >>> l2(params, 0.1)
     Array(0.25, dtype=float32)
     """
-    return _sum("l2_regularization", params, lambda w: jnp.square(w) / 2, lambda_=lambda_)
+    return _sum("l2", params, lambda w: jnp.square(w) / 2, lambda_=lambda_)
 
 
 def l2_derivative(params: Tree, lambda_: float | jax.Array) -> Tree:
@@ -51,13 +51,13 @@ def l2_derivative(params: Tree, lambda_: float | jax.Array) -> Tree:
     return _map("l2_derivative", params, lambda w, l2: l2 * w, lambda_=lambda_)
 
 
-def l1_regularization(params: Tree, lambda_: float | jax.Array) -> jax.Array:
+def l1(params: Tree, lambda_: float | jax.Array) -> jax.Array:
     """The sum of the absolute values of all weights; it drives many of them to 0.
 
     R     = λ Σ |w|
     ∂R/∂w = λ sign(w), 0 at w = 0
     """
-    return _sum("l1_regularization", params, jnp.abs, lambda_=lambda_)
+    return _sum("l1", params, jnp.abs, lambda_=lambda_)
 
 
 def l1_derivative(params: Tree, lambda_: float | jax.Array) -> Tree:
@@ -65,7 +65,7 @@ def l1_derivative(params: Tree, lambda_: float | jax.Array) -> Tree:
     return _map("l1_derivative", params, lambda w, l1: l1 * jnp.sign(w), lambda_=lambda_)
 
 
-def elastic_net_regularization(params: Tree, l1: float | jax.Array, l2: float | jax.Array) -> jax.Array:
+def elastic_net(params: Tree, l1: float | jax.Array, l2: float | jax.Array) -> jax.Array:
     """Both penalties, each with its own strength.
 
     R     = λ1 Σ |w| + λ2/2 Σ w²
@@ -73,7 +73,7 @@ def elastic_net_regularization(params: Tree, l1: float | jax.Array, l2: float | 
 
     Source: Zou, Hastie 2005, Regularization and variable selection via the elastic net, there without the 1/2.
     """
-    who = "elastic_net_regularization"
+    who = "elastic_net"
     return _sum(who, params, jnp.abs, l1=l1) + _sum(who, params, lambda w: jnp.square(w) / 2, l2=l2)
 
 
@@ -120,7 +120,7 @@ def _check_strengths(who, strengths):
 
 
 REGULARIZERS: dict[str, Regularizer] = {
-    "l1": Regularizer(l1_regularization, l1_derivative),
-    "l2": Regularizer(l2_regularization, l2_derivative),
-    "elastic_net": Regularizer(elastic_net_regularization, elastic_net_derivative),
+    "l1": Regularizer(l1, l1_derivative),
+    "l2": Regularizer(l2, l2_derivative),
+    "elastic_net": Regularizer(elastic_net, elastic_net_derivative),
 }

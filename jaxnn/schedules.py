@@ -199,7 +199,7 @@ def _whole(who, name, value, least):
 SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
     "constant": lambda rate, steps: constant(rate),
     # A tenth at one half and at three quarters: He et al. 2015 (arXiv:1512.03385).
-    "step": lambda rate, steps: piecewise(rate, [-(-steps // 2), -(-3 * steps // 4)], [0.1, 0.1]),
+    "piecewise": lambda rate, steps: piecewise(rate, [-(-steps // 2), -(-3 * steps // 4)], [0.1, 0.1]),
     "exponential": lambda rate, steps: exponential(rate, 0.01, steps),  # a hundredth at the end
     "cosine": cosine,
     "warmup_cosine": lambda rate, steps: warmup_cosine(rate, steps, steps // 20),

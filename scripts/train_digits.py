@@ -29,7 +29,7 @@ def main() -> None:
     _, split_key = jax.random.split(data_key)  # as `jaxnn train` does: the same numbers come out
     train, test = datasets.split(split_key, datasets.digits(), 0.2)
 
-    model = models.mlp((256, 128), n_out=10, rate=0.2)
+    model = models.mlp((256, 128), n_out=10, dropout=0.2)
     steps = args.epochs * math.ceil(len(train.x) / BATCH)
     optimizer = adam(schedules.cosine(2e-3, steps))
     train_state = start(train_key, model, optimizer, train.x.shape)

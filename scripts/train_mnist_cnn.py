@@ -35,7 +35,7 @@ def main() -> None:
         scale = scale_pixels(255)
     images, test_images = train.x[..., None], test.x[..., None]  # one channel: (N, height, width, 1)
 
-    model = models.cnn((24, 48, 96), hidden=(128,), n_out=len(train.classes), rate=0.4)
+    model = models.cnn((24, 48, 96), hidden=(128,), n_out=len(train.classes), dropout=0.4)
     steps = args.epochs * math.ceil(len(images) / BATCH)
     optimizer = adam(schedules.cosine(2e-3, steps))
     train_state = start(train_key, model, optimizer, images.shape)

@@ -11,8 +11,7 @@ import pytest
 from jaxnn import layers
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.layer import Ctx, as_custom_vjp
-from jaxnn.layers.attention import attention_backward, attention_forward
-from jaxnn.layers.multi_head import attention_step, multi_head_backward
+from jaxnn.layers import attention_backward, attention_forward, attention_step, multi_head_backward
 from jaxnn.verify.judge.rule import numbers, shapes_of
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
@@ -23,7 +22,7 @@ X: Any = np.ones((2, 3, 8), np.float32)
 
 
 def plain_attention(q, k, v, visible, kept: float | jax.Array = 1.0):
-    """Head by head, as the formula stands; visible (B, T, S), kept (B, H, T, S): 0 or 1 / (1 - rate)."""
+    """Head by head, as the formula stands; visible (B, T, S), kept (B, H, T, S): 0 or 1 / (1 - dropout)."""
     heads = []
     kept = jnp.broadcast_to(kept, (*q.shape[:3], k.shape[2]))
     for head in range(q.shape[1]):
@@ -37,7 +36,7 @@ def plain_attention(q, k, v, visible, kept: float | jax.Array = 1.0):
 
 
 @functools.cache
-def core(causal, masked, rate=0.0):
+def core(causal, masked, dropout=0.0):
     """(o, (dq, dk, dv)) of the pair and of jax.vjp of the plain forward; and what dropout kept. float64."""
     mask = jnp.asarray(MASK) if masked else None
     visible = np.broadcast_to(np.tril(np.ones((5, 5), bool)) if causal else True, (3, 5, 5))
@@ -45,21 +44,21 @@ def core(causal, masked, rate=0.0):
 
     @jax.jit
     def both(q, k, v, do):
-        o, cache = attention_forward(q, k, v, causal=causal, mask=mask, rate=rate, key=KEY)
+        o, cache = attention_forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=KEY)
         keep = cache[-1]
-        kept = 1.0 if keep is None else jnp.where(keep.reshape(3, 4, 5, 5), 1 / (1 - rate), 0)
+        kept = 1.0 if keep is None else jnp.where(keep.reshape(3, 4, 5, 5), 1 / (1 - dropout), 0)
         theirs, vjp = jax.vjp(lambda q, k, v: plain_attention(q, k, v, visible, kept), q, k, v)
-        return (o, attention_backward(cache, do, rate)), (theirs, vjp(do)), keep
+        return (o, attention_backward(cache, do, dropout=dropout)), (theirs, vjp(do)), keep
 
     with jax.enable_x64(True):
         return both(Q, K, V, DO)
 
 
-@pytest.mark.parametrize(("causal", "masked", "rate"), [(True, True, 0.4), (False, True, 0.0), (True, False, 0.0)])
-def test_the_pair_against_a_plain_forward(causal, masked, rate):
-    ours, theirs, keep = core(causal, masked, rate)
+@pytest.mark.parametrize(("causal", "masked", "dropout"), [(True, True, 0.4), (False, True, 0.0), (True, False, 0.0)])
+def test_the_pair_against_a_plain_forward(causal, masked, dropout):
+    ours, theirs, keep = core(causal, masked, dropout)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), ours, theirs)
-    assert (keep is None) == (rate == 0)
+    assert (keep is None) == (dropout == 0)
 
 
 def test_a_query_that_sees_nothing_gives_zeros():
@@ -124,7 +123,7 @@ def test_the_layer_against_a_plain_forward(cross):
         model, params, ctx = layers.attention(2), some_params(8, 6, 8, bias=False), Ctx(mask=MASK[:, :4])
         x, visible = (x, numbers(7, 3, 4, 6)), MASK[:, None, :4]
     else:
-        model = layers.attention(2, 1, causal=True, rotary_base=50.0, bias=True)
+        model = layers.attention(2, 1, causal=True, rotary_base=50.0, use_bias=True)
         params, ctx = some_params(8, 8, 4, bias=True), Ctx(mask=MASK)
         visible = MASK[:, None, :] & np.tril(np.ones((5, 5), bool))
 
@@ -201,7 +200,7 @@ def test_what_stands_at_masked_keys_has_no_influence_and_gets_no_gradient():
 
 @pytest.mark.parametrize("cross", [False, True])
 def test_what_stands_at_padding_has_no_influence_on_the_layer(cross):
-    model, ctx = layers.attention(2, 1, rotary_base=None if cross else 50.0, bias=True), Ctx(mask=MASK)
+    model, ctx = layers.attention(2, 1, rotary_base=None if cross else 50.0, use_bias=True), Ctx(mask=MASK)
     params, x, dy = some_params(8, 8, 4, bias=True), numbers(5, 3, 5, 8), numbers(6, 3, 5, 8)
     bad = np.where(MASK[..., None], x, np.nan)
 
@@ -231,7 +230,7 @@ def test_one_token_and_no_example():
 
 
 def test_a_step_at_a_time_is_the_whole_sequence():
-    model = layers.attention(2, 1, causal=True, rotary_base=100.0, bias=True)
+    model = layers.attention(2, 1, causal=True, rotary_base=100.0, use_bias=True)
     params, x = some_params(8, 8, 4, bias=True), numbers(12, 2, 5, 8)
 
     @jax.jit
@@ -252,7 +251,7 @@ def test_a_step_at_a_time_is_the_whole_sequence():
 
 def test_a_stack_of_blocks_trains_with_its_own_dropout():
     """attention in residual, serial and repeat: under scan, with a key for each block."""
-    block = residual(serial(layers.attention(2, causal=True, rate=0.5), layers.dropout(0.0)))
+    block = residual(serial(layers.attention(2, causal=True, dropout=0.5), layers.dropout(0.0)))
     model = repeat(block, 2)
     params = ({name: np.stack([w, w]) for name, w in some_params(4, 4, 4, bias=False).items()}, {})
     x = np.broadcast_to(numbers(13, 1, 3, 4), (2, 3, 4)).astype(np.float32)
@@ -282,10 +281,10 @@ def test_a_step_is_at_one_whole_position():
 
 def test_training_without_a_key():
     params = jax.tree.map(np.float32, some_params(4, 4, 4, bias=False))
-    for ctx, rate in ((Ctx(train=True), 0.0), (Ctx(), 0.5)):
-        jax.eval_shape(layers.attention(2, rate=rate).forward, params, (), X[..., :4], ctx)
+    for ctx, dropout in ((Ctx(train=True), 0.0), (Ctx(), 0.5)):
+        jax.eval_shape(layers.attention(2, dropout=dropout).forward, params, (), X[..., :4], ctx)
     with pytest.raises(ValueError, match="attention: train=True needs random numbers"):
-        layers.attention(2, rate=0.5).forward(params, (), X[..., :4], Ctx(train=True))
+        layers.attention(2, dropout=0.5).forward(params, (), X[..., :4], Ctx(train=True))
 
 
 def test_what_does_not_fit_is_named():
@@ -304,15 +303,15 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="expected ranks of 4"):
         attention_forward(q[0], k, k)
     with pytest.raises(ValueError, match="needs a key"):
-        attention_forward(k, k, k, rate=0.5)
+        attention_forward(k, k, k, dropout=0.5)
     _, cache = jax.eval_shape(attention_forward, k, k, k)
     with pytest.raises(ValueError, match="attention_backward: do has shape"):
         attention_backward(cache, k[..., :1])
 
     with pytest.raises(ValueError, match="n_kv_heads = 3 does not divide n_heads = 4"):
         layers.attention(4, 3)
-    with pytest.raises(ValueError, match="rate = 1"):
-        layers.attention(4, rate=1.0)
+    with pytest.raises(ValueError, match="dropout = 1"):
+        layers.attention(4, dropout=1.0)
     model = layers.attention(4)
     for in_shape in ((2, 8), (2, 3, 6), ((2, 3, 8), (2, 8))):
         with pytest.raises(ValueError, match="with D divisible by n_heads = 4"):
@@ -347,7 +346,7 @@ def test_attention_is_pytorch_s():
     their_y.backward(torch.tensor(dy))
     grad = theirs.in_proj_weight.grad.numpy().T, theirs.in_proj_bias.grad.numpy()
 
-    model = layers.attention(2, causal=True, bias=True)
+    model = layers.attention(2, causal=True, use_bias=True)
     with jax.enable_x64(True):
         y, _, cache = model.forward(params, (), x, Ctx(mask=jnp.asarray(mask)))
         dparams, dx = model.backward(params, cache, jnp.asarray(dy))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnn import Ctx, as_custom_vjp, combinators, get_loss, layers, sgd
-from jaxnn.layers.batch_norm import BatchStats, EvalCache, TrainCache, batch_norm_forward
+from jaxnn.layers import BatchStats, EvalCache, TrainCache, batch_norm_forward
 from jaxnn.training import Batch, start, train_step
 
 EPS = 1e-5

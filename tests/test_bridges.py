@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxnn import Ctx, as_custom_vjp, layers
-from jaxnn.layers.dense import dense_backward, dense_forward
+from jaxnn.layers import dense_backward, dense_forward
 from jaxnn.verify.judge.compare import largest_error
 from jaxnn.verify.judge.rule import numbers
 

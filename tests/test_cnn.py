@@ -15,7 +15,7 @@ from jaxnn import get_loss, layers, models
 from jaxnn.cli import main
 from jaxnn.combinators import serial
 from jaxnn.layer import Ctx
-from jaxnn.layers.batch_norm import BatchStats
+from jaxnn.layers import BatchStats
 from jaxnn.optimizers import adam, sgd
 from jaxnn.runs import examples
 from jaxnn.training import Batch, train_step
@@ -79,7 +79,7 @@ def twenty_steps(model, params, state, x, labels, key):
 
 
 def test_twenty_steps_are_those_of_jax_grad():
-    model = models.cnn((3, 4), (5,), 3, rate=0.1)
+    model = models.cnn((3, 4), (5,), 3, dropout=0.1)
     labels = np.tile(np.arange(6, dtype=np.int32) % 3, (20, 1))
     x = numbers(2, 1, 6, 9, 8, 1) + 0.1 * numbers(3, 20, 6, 9, 8, 1)
     with jax.enable_x64(True):

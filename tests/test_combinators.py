@@ -9,7 +9,7 @@ import pytest
 
 from jaxnn import layers, models
 from jaxnn.combinators import add, concat, multiply, parallel, remat, residual, serial
-from jaxnn.layer import Ctx, layer
+from jaxnn.layer import Ctx, from_pair
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 SIDE_BY_SIDE = pytest.mark.parametrize("combinator", [parallel, concat, add, multiply])
@@ -17,7 +17,7 @@ SIDE_BY_SIDE = pytest.mark.parametrize("combinator", [parallel, concat, add, mul
 
 def times(factor):
     """x times a number: a layer whose gradients are seen at a glance."""
-    return layer(lambda params, x: (x * factor, None), lambda params, cache, dy: ({}, dy * factor))
+    return from_pair(lambda params, x: (x * factor, None), lambda params, cache, dy: ({}, dy * factor))
 
 
 def init(model, in_shape):
@@ -97,9 +97,8 @@ def test_what_does_not_fit_side_by_side(combinator):
         init(model, ((1, 2),) * 3)
     with pytest.raises(ValueError, match=f"{name}: 2 layers, but params has 1 entries"):
         model.forward(({},), ((),), U, Ctx())
-    with pytest.raises(ValueError, match="flatten: x is a scalar") as error:
+    with pytest.raises(ValueError, match=rf"^{name}\[1\] flatten: x is a scalar"):
         model.forward(({}, {}), ((), ()), np.float32(1), Ctx())
-    assert error.value.__notes__ == [f"in layer 1 (counted from 0) of {name}"]
 
 
 @pytest.mark.parametrize("combinator", [concat, add, multiply])

@@ -12,7 +12,7 @@ from jax import lax
 
 from jaxnn import layers
 from jaxnn.layer import Ctx
-from jaxnn.layers.conv import conv_backward, conv_forward, conv_transpose_backward, conv_transpose_forward
+from jaxnn.layers import conv_backward, conv_forward, conv_transpose_backward, conv_transpose_forward
 from jaxnn.verify.judge.compare import largest_error
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
@@ -209,7 +209,7 @@ def test_what_does_not_fit_is_named():
         for padding in (1, ((1, 1),), ((1, 1, 1), (2, 2, 2))):
             fails("2 pairs (in front, behind)", forward, {"w": w}, image, padding=padding, groups=2)
         fails("padding = -1", forward, {"w": w}, image, padding=((0, 0), (-1, 0)), groups=2)
-        fails("stride = (1, 1, 1) has 3 entries", forward, {"w": w}, image, (1, 1, 1), groups=2)
+        fails("stride = (1, 1, 1) has 3 entries", forward, {"w": w}, image, stride=(1, 1, 1), groups=2)
         fails("dilation = 0", forward, {"w": w}, image, dilation=0, groups=2)
     seven = "a window reaches over 7 entries, but axis"
     expected = f"conv: {seven} 1 has 6 and padding (0, 0); {seven} 2 has 5 and padding (0, 0); use"

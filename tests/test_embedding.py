@@ -10,8 +10,7 @@ import pytest
 from jaxnn import layers
 from jaxnn.combinators import remat, serial
 from jaxnn.layer import Ctx, as_custom_vjp
-from jaxnn.layers.embedding import embedding_backward, embedding_forward
-from jaxnn.layers.rotary import cos_sin, rotary_backward, rotary_forward
+from jaxnn.layers import cos_sin, embedding_backward, embedding_forward, rotary_backward, rotary_forward
 from jaxnn.verify.judge.rule import numbers, random_params, shapes_of
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
@@ -131,7 +130,7 @@ def test_angles_are_exact_at_large_positions():
         assert np.abs(np.asarray(cos) - np.cos(angle)).max() < bound
         assert np.abs(np.asarray(sin) - np.sin(angle)).max() < bound
     with pytest.raises(ValueError, match=r"base = 0\.5"):
-        cos_sin(jnp.arange(2), 3, 0.5)
+        cos_sin(jnp.arange(2), 3, base=0.5)
 
 
 def test_rotary_positions_depend_on_the_distance_alone():
@@ -139,7 +138,7 @@ def test_rotary_positions_depend_on_the_distance_alone():
 
     @jax.jit
     def score(m, n):
-        return jnp.vdot(rotary_forward(q, m)[0], rotary_forward(k, n)[0])
+        return jnp.vdot(rotary_forward(q, offset=m)[0], rotary_forward(k, offset=n)[0])
 
     with jax.enable_x64(True):
         near, far = float(score(3, 7)), [float(score(s + 3, s + 7)) for s in (-5, 1000, 10**5)]
@@ -178,7 +177,7 @@ def test_an_offset_for_each_example(shape):
 
     @jax.jit
     def run(x, dy, offset):
-        y, cache = rotary_forward(x, offset)
+        y, cache = rotary_forward(x, offset=offset)
         return y, rotary_backward(cache, dy)
 
     with jax.enable_x64(True):
@@ -202,14 +201,14 @@ def test_an_offset_for_each_example(shape):
 )
 def test_an_offset_that_is_none(offset, message):
     with pytest.raises(ValueError, match=message):
-        rotary_forward(np.ones((2, 3, 4, 6), np.float32), offset)
+        rotary_forward(np.ones((2, 3, 4, 6), np.float32), offset=offset)
 
 
 def test_positions_that_are_none():
     with pytest.raises(ValueError, match="cos_sin: positions is an array of dtype float32, expected integers"):
         cos_sin(jnp.ones(3), 2)
     with pytest.raises(ValueError, match=r"offset has shape \(3,\)"):
-        rotary_forward(np.ones((3, 2), np.float32), np.arange(3))  # x (T, d) has no examples
+        rotary_forward(np.ones((3, 2), np.float32), offset=np.arange(3))  # x (T, d) has no examples
 
 
 @pytest.mark.peers

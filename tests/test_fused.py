@@ -17,7 +17,7 @@ from jaxnn.fused import (
     linear_cross_entropy_forward,
 )
 from jaxnn.fused.blocks import blocks_of
-from jaxnn.layers.attention import attention_backward, attention_forward
+from jaxnn.layers import attention_backward, attention_forward
 from jaxnn.losses import softmax_cross_entropy_with_integer_labels
 
 MEMORY = ("default", "least")

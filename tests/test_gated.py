@@ -17,7 +17,7 @@ SHAPES = {"wg": (2, 3), "wu": (2, 3), "wd": (3, 2)}
     [("silu", jax.nn.silu), ("gelu_erf", lambda x: jax.nn.gelu(x, approximate=False)), ("sigmoid", jax.nn.sigmoid)],
 )
 def test_swiglu_geglu_and_glu_against_a_plain_forward(activation, f):
-    model = layers.gated_mlp(7, activation)
+    model = layers.gated_mlp(7, activation=activation)
     params = {"wg": numbers(1, 5, 7), "wu": numbers(2, 5, 7), "wd": numbers(3, 7, 5)}
     x, dy = numbers(4, 2, 3, 5), numbers(5, 2, 3, 5)
 
@@ -61,4 +61,4 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="n_hidden = 0"):
         layers.gated_mlp(0)
     with pytest.raises(ValueError, match="did you mean 'silu'"):
-        layers.gated_mlp(3, "sillu")
+        layers.gated_mlp(3, activation="sillu")

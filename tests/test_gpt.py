@@ -10,7 +10,7 @@ import pytest
 from jaxnn import get_loss, layers, models
 from jaxnn.combinators import serial
 from jaxnn.layer import Ctx, Layer
-from jaxnn.models.gpt import tied_backward, tied_forward
+from jaxnn.models import tied_backward, tied_forward
 from jaxnn.optimizers import adamw, clip_by_global_norm
 from jaxnn.schedules import warmup_cosine
 from jaxnn.training import Batch, train_step
@@ -103,7 +103,7 @@ def twenty_steps(model, optimizer, params, state, ids, key):
 
 
 @pytest.mark.parametrize(
-    "model", [models.gpt(11, 8, 2, 2, rate=0.1), models.lstm(11, 6, 2, rate=0.1)], ids=["gpt", "lstm"]
+    "model", [models.gpt(11, 8, 2, 2, dropout=0.1), models.lstm(11, 6, 2, dropout=0.1)], ids=["gpt", "lstm"]
 )
 def test_twenty_steps_are_those_of_jax_grad(model):
     optimizer = clip_by_global_norm(adamw(warmup_cosine(0.03, 20, 3), weight_decay=0.1), 1.0)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "_version", "_checks", "_exact", "_parallel", "_after",
     "activations", "schedules", "initializers", "regularizers", "losses", "optimizers",
-    "layer", "_branches", "combinators", "layers", "fused", "models",
+    "layer", "_summary", "_branches", "combinators", "layers", "fused", "models",
     "datasets", "plots", "training",
     "verify.jax_internals", "verify.report", "verify.judge", "verify.explain", "verify.verifier",
     "verify.certificate", "verify", "testing",

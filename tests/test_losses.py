@@ -57,7 +57,7 @@ TEXTBOOK = {
         lambda y, z: -log_p(z)[np.arange(7), y],
     ),
     "kl_divergence": (SOFT, log_p(PRED), lambda p, lq: (p * (np.log(p) - lq)).sum(-1)),
-    "cosine": (
+    "cosine_distance": (
         REAL,
         PRED,
         lambda y, p: 1 - (y * p).sum(-1) / np.linalg.norm(y, axis=-1) / np.linalg.norm(p, axis=-1),
@@ -140,12 +140,12 @@ def test_jax_grad_is_the_derivative_at_hard_points(name):
 
 
 def test_names_can_be_given():
-    assert float(jaxnn.mse_loss(y_pred=jnp.ones(2), y_true=jnp.zeros(2))) == 1
+    assert float(jaxnn.mse(y_pred=jnp.ones(2), y_true=jnp.zeros(2))) == 1
 
 
 def test_mse_of_outputs_with_several_columns_and_of_bytes():
     y, p = np.zeros((4, 3), np.uint8), jnp.full((4, 3), -1.0)
-    assert float(jaxnn.mse_loss(y, p)) == 1  # uint8 arithmetic would wrap
+    assert float(jaxnn.mse(y, p)) == 1  # uint8 arithmetic would wrap
     np.testing.assert_allclose(jaxnn.mse_derivative(y, p), np.full((4, 3), -2 / 12), rtol=1e-6)
 
 
@@ -212,7 +212,7 @@ def test_labels_out_of_range():
     with pytest.raises(ValueError, match="expected integer class labels"):
         value(jnp.zeros(2), z)
     with pytest.raises(ValueError, match="expected labels -1 and 1; for labels 0 and 1"):
-        jaxnn.hinge_loss(jnp.array([0.0, 1.0]), jnp.zeros(2))
+        jaxnn.hinge(jnp.array([0.0, 1.0]), jnp.zeros(2))
 
 
 @pytest.mark.parametrize(
@@ -243,9 +243,9 @@ def test_a_probability_may_round_to_a_little_more_than_one(name):
 def test_weights_that_are_negative_or_nan():
     for weights in ([-1.0, 1.0], [np.nan, 1.0]):
         with pytest.raises(ValueError, match=r"weights has values from .* expected numbers that are 0 or greater"):
-            jaxnn.mse_loss(jnp.ones(2), jnp.zeros(2), jnp.array(weights))
+            jaxnn.mse(jnp.ones(2), jnp.zeros(2), jnp.array(weights))
     with pytest.raises(ValueError, match="expected real numbers"):
-        jaxnn.mse_loss(jnp.ones(2, jnp.complex64), jnp.ones(2))
+        jaxnn.mse(jnp.ones(2, jnp.complex64), jnp.ones(2))
 
 
 @ALL
@@ -266,7 +266,7 @@ def test_what_has_weight_zero_is_ignored_even_if_it_is_nan(name):
 def test_log_cosh_keeps_small_and_large_errors():
     e = jnp.array([1e-5, 1e-3, 0.999, 1.001, 50.0, 1e4])
     truth = np.array([5e-11, 4.9999992e-7, 0.43302, 0.43454, 50 - np.log(2), 1e4 - np.log(2)])
-    found = [float(jaxnn.log_cosh_loss(jnp.zeros(1), x[None])) for x in e]
+    found = [float(jaxnn.log_cosh(jnp.zeros(1), x[None])) for x in e]
     np.testing.assert_allclose(found, truth, rtol=1e-4)
     np.testing.assert_allclose(found[0], 5e-11, rtol=1e-6)
 
@@ -274,23 +274,23 @@ def test_log_cosh_keeps_small_and_large_errors():
 def test_cosine_of_zeros_extremes_and_parallels():
     y = jnp.array([[1.0, 1.0], [0.0, 0.0], [1e30, 0.0], [1.0, 1.0]])
     p = jnp.array([[0.0, 0.0], [1.0, 2.0], [1e-30, 0.0], [1.0, 1.0001]])
-    each = [float(jaxnn.cosine_loss(a[None], b[None])) for a, b in zip(y, p, strict=True)]
+    each = [float(jaxnn.cosine_distance(a[None], b[None])) for a, b in zip(y, p, strict=True)]
     np.testing.assert_allclose(each, [1, 1, 0, 1.25e-9], rtol=1e-2)  # 1 - u·v would give 0 or 6e-8
-    assert np.isfinite(jaxnn.cosine_derivative(y, p)).all()
+    assert np.isfinite(jaxnn.cosine_distance_derivative(y, p)).all()
 
 
 def test_gaussian_nll_at_the_mean_has_no_nan():
     y, p = jnp.array([[2.0]]), jnp.array([[2.0, -1e4]])
-    np.testing.assert_allclose(jaxnn.gaussian_nll_loss(y, p), -5e3)
+    np.testing.assert_allclose(jaxnn.gaussian_nll(y, p), -5e3)
     np.testing.assert_allclose(jaxnn.gaussian_nll_derivative(y, p), [[0, 0.5]])
     with pytest.raises(ValueError, match="last axis must hold k means"):
-        jaxnn.gaussian_nll_loss(y, jnp.zeros((1, 3)))
+        jaxnn.gaussian_nll(y, jnp.zeros((1, 3)))
 
 
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(ValueError, match=r"unknown loss 'hubber'; did you mean 'huber'\?"):
         get_loss("hubber")
     with pytest.raises(ValueError, match="delta = 0"):
-        jaxnn.huber_loss(jnp.ones(1), jnp.ones(1), delta=0)
+        jaxnn.huber(jnp.ones(1), jnp.ones(1), delta=0)
     with pytest.raises(ValueError, match="gamma = -1"):
-        jaxnn.focal_loss(jnp.ones(1), jnp.ones(1), gamma=-1)
+        jaxnn.focal(jnp.ones(1), jnp.ones(1), gamma=-1)

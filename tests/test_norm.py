@@ -10,18 +10,24 @@ import numpy as np
 import pytest
 
 from jaxnn import Ctx, combinators, layers
-from jaxnn.layers.norm import group_norm_forward, instance_norm_forward, layer_norm_forward, rms_norm_forward
-from jaxnn.layers.weight_norm import weight_norm_backward, weight_norm_forward
+from jaxnn.layers import (
+    group_norm_forward,
+    instance_norm_forward,
+    layer_norm_forward,
+    rms_norm_forward,
+    weight_norm_backward,
+    weight_norm_forward,
+)
 from jaxnn.verify.judge.rule import shapes_of
 
 EPS = 1e-5
 B, S, C, GROUPS = 13, 7, 36, 3
 KEY = jax.random.key(0, impl="unsafe_rbg")
 NORMS = {
-    "layer_norm": layers.layer_norm(EPS),
-    "rms_norm": layers.rms_norm(EPS),
-    "group_norm": layers.group_norm(GROUPS, EPS),
-    "instance_norm": layers.instance_norm(EPS),
+    "layer_norm": layers.layer_norm(eps=EPS),
+    "rms_norm": layers.rms_norm(eps=EPS),
+    "group_norm": layers.group_norm(GROUPS, eps=EPS),
+    "instance_norm": layers.instance_norm(eps=EPS),
 }
 # axes that are normalised together, of x as (B, S, groups, C / groups)
 AXES = {"layer_norm": (2, 3), "rms_norm": (2, 3), "group_norm": (1, 3), "instance_norm": (1,)}
@@ -216,7 +222,7 @@ def test_weights_have_their_length_and_direction_at_any_size():
 def test_weight_norm_starts_as_the_inner_layer_does():
     x = random(14, 4, 5)
     for initializer in ("lecun_normal", "zeros", lambda key, shape: 1e-30 * jax.random.normal(key, shape)):
-        inner = layers.dense(3, initializer)
+        inner = layers.dense(3, initializer=initializer)
         norm = layers.weight_norm(inner)
 
         @jax.jit

@@ -11,7 +11,7 @@ from jax import lax
 
 from jaxnn import layers
 from jaxnn.layer import Ctx
-from jaxnn.layers.pool import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
+from jaxnn.layers import avg_pool_backward, avg_pool_forward, max_pool_backward, max_pool_forward
 from jaxnn.verify.judge.compare import largest_error
 
 # (spatial sizes, window), and how it moves
@@ -150,7 +150,7 @@ def test_windows_over_the_edge_see_what_is_there():
         sees = [any(0 <= o + tap - front < n for tap in range(k)) for o in places]
         if not places:
             continue
-        layer = layers.avg_pool((k,), s, ((front, behind),))
+        layer = layers.avg_pool((k,), stride=s, padding=((front, behind),))
         if all(sees):
             assert layer.init(jax.random.key(0), (1, n, 1))[0] == (1, len(places), 1)
         else:

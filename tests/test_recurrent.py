@@ -11,7 +11,7 @@ import pytest
 import jaxnn
 from jaxnn import layers
 from jaxnn.layer import Ctx
-from jaxnn.layers.cells import CELLS
+from jaxnn.layers import CELLS
 
 KEY = jax.random.key(0, impl="unsafe_rbg")
 NAMES = pytest.mark.parametrize("name", CELLS)
@@ -90,8 +90,8 @@ def both(name):
             if truncate not in expected:
                 y, vjp = jax.vjp(functools.partial(textbook, name, truncate=truncate), params, x, state)
                 expected[truncate] = y, vjp((dh, dstate))
-            h, last, cache = jaxnn.recurrent_forward(name, params, x, state, mask=MASK, **way)
-            found.append(((h, last), jaxnn.recurrent_backward(name, params, cache, dh, dstate)))
+            h, last, cache = jaxnn.layers.recurrent_forward(name, params, x, state, mask=MASK, **way)
+            found.append(((h, last), jaxnn.layers.recurrent_backward(name, params, cache, dh, dstate)))
         return found, [expected[way.get("truncate", 0)] for way in WAYS[name]]
 
     with jax.enable_x64(True):
@@ -120,8 +120,8 @@ def test_a_chunk_longer_than_the_sequence(name, n_time):
     def run(way, params, x, state, dh, dstate):
         results = []
         for options in ({"mask": mask, "truncate": 2}, {}):
-            h, last, cache = jaxnn.recurrent_forward(name, params, x, state, **options, **way)
-            results.append((h, last, jaxnn.recurrent_backward(name, params, cache, dh, dstate)))
+            h, last, cache = jaxnn.layers.recurrent_forward(name, params, x, state, **options, **way)
+            results.append((h, last, jaxnn.layers.recurrent_backward(name, params, cache, dh, dstate)))
         for options in ({}, {"last": True}):
             layer = getattr(layers, name)(H, **options, **way)
             y, _, cache = layer.forward(params, (), x, Ctx(mask=mask))
@@ -138,7 +138,7 @@ def test_a_chunk_longer_than_the_sequence(name, n_time):
 class Way(dict):
     """Options that a jitted function can be given."""
 
-    def __hash__(self):
+    def __hash__(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(tuple(self.items()))
 
 
@@ -164,11 +164,11 @@ def test_a_long_sequence_in_pieces():
 
     @jax.jit
     def run(params, x, state, dh, dstate):
-        forward = functools.partial(jaxnn.recurrent_forward, "lstm", params)
+        forward = functools.partial(jaxnn.layers.recurrent_forward, "lstm", params)
         h_1, middle, cache_1 = forward(x[:, :4], state, mask=MASK[:, :4])
         h_2, last, cache_2 = forward(x[:, 4:], middle, mask=MASK[:, 4:])
-        g_2, dx_2, dmiddle = jaxnn.recurrent_backward("lstm", params, cache_2, dh[:, 4:], dstate)
-        g_1, dx_1, dfirst = jaxnn.recurrent_backward("lstm", params, cache_1, dh[:, :4], dmiddle)
+        g_2, dx_2, dmiddle = jaxnn.layers.recurrent_backward("lstm", params, cache_2, dh[:, 4:], dstate)
+        g_1, dx_1, dfirst = jaxnn.layers.recurrent_backward("lstm", params, cache_1, dh[:, :4], dmiddle)
         dparams = jax.tree.map(jnp.add, g_1, g_2)
         return (jnp.concatenate([h_1, h_2], 1), last), (dparams, jnp.concatenate([dx_1, dx_2], 1), dfirst)
 
@@ -224,10 +224,10 @@ def test_slopes_of_saturated_gates_keep_their_digits():
     @jax.jit
     def run(p_lstm, p_gru):
         lstm, gru = {"w": none, "u": none, "b": p_lstm}, {"w": none[:, :3], "u": none[:, :3], "b": p_gru}
-        _, cache = jaxnn.lstm_cell_forward(lstm, (one, one), one)
-        g, _, _ = jaxnn.lstm_cell_backward(lstm, cache, (one, one))
-        _, cache = jaxnn.gru_cell_forward(gru, one, one)
-        return g["b"], jaxnn.gru_cell_backward(gru, cache, one)[0]["b"]
+        _, _, cache = jaxnn.layers.lstm_cell_forward(lstm, one, (one, one))
+        g, _, _ = jaxnn.layers.lstm_cell_backward(lstm, cache, one, (0 * one, one))
+        _, _, cache = jaxnn.layers.gru_cell_forward(gru, one, one)
+        return g["b"], jaxnn.layers.gru_cell_backward(gru, cache, one)[0]["b"]
 
     def slope(z):
         return np.exp(-z) / (1 + np.exp(-z)) ** 2
@@ -259,7 +259,7 @@ def test_wrong_arguments():
     params = jax.tree.map(np.float32, params)
     x, one = np.zeros((4, 7, 3), np.float32), np.zeros((4, 2), np.float32)
     state = one, one
-    forward = functools.partial(jaxnn.recurrent_forward, "lstm")
+    forward = functools.partial(jaxnn.layers.recurrent_forward, "lstm")
 
     def message(text):
         return pytest.raises(ValueError, match=re.escape(text))
@@ -289,20 +289,23 @@ def test_wrong_arguments():
     with message("gru: n_units = 0"):
         layers.gru(0)
     with message("unknown cell 'lsmt'; did you mean 'lstm'?"):
-        jaxnn.recurrent_forward("lsmt", params, x)
+        jaxnn.layers.recurrent_forward("lsmt", params, x)
     with message("rnn: in_shape is (1, 3), expected (B, T, n_in)"):
         layers.rnn(3).init(KEY, (1, 3))
     with message("lstm_cell: x has shape (4, 7, 3), expected (B, n_in)"):
-        jaxnn.lstm_cell_forward(params, state, x)
+        jaxnn.layers.lstm_cell_forward(params, x, state)
 
     cache = jax.eval_shape(lambda: forward(params, x, chunk=2)[2])
     with message("recurrent_backward: dh has shape (4, 7, 1), but h has (4, 7, 2)"):
-        jaxnn.recurrent_backward("lstm", params, cache, np.zeros((4, 7, 1)))
+        jaxnn.layers.recurrent_backward("lstm", params, cache, np.zeros((4, 7, 1)))
     with message("recurrent_backward: dstate has shape (1, 2), but the state has (4, 2)"):
-        jaxnn.recurrent_backward("lstm", params, cache, None, (np.zeros((1, 2)),) * 2)
-    cache = jax.eval_shape(lambda: jaxnn.lstm_cell_forward(params, state, x[:, 0])[1])
+        jaxnn.layers.recurrent_backward("lstm", params, cache, None, (np.zeros((1, 2)),) * 2)
+    cache = jax.eval_shape(lambda: jaxnn.layers.lstm_cell_forward(params, x[:, 0], state)[2])
+    dy = np.zeros((4, 2))
     with message("lstm_cell_backward: dstate has shape (4, 1), but the state has (4, 2)"):
-        jaxnn.lstm_cell_backward(params, cache, (np.zeros((4, 2)), np.zeros((4, 1))))
+        jaxnn.layers.lstm_cell_backward(params, cache, dy, (dy, np.zeros((4, 1))))
+    with message("lstm_cell_backward: dy has shape (4, 1), but the output has (4, 2)"):
+        jaxnn.layers.lstm_cell_backward(params, cache, dy[:, :1])
 
 
 # ---------------------------------------------------------------- another library's numbers
@@ -341,8 +344,8 @@ def test_same_numbers_as_pytorch(name):
 
         @jax.jit
         def run(params, x, state, dh, dstate):
-            h, last, cache = jaxnn.recurrent_forward(name, params, x, state)
-            return h, last, jaxnn.recurrent_backward(name, params, cache, dh, dstate)
+            h, last, cache = jaxnn.layers.recurrent_forward(name, params, x, state)
+            return h, last, jaxnn.layers.recurrent_backward(name, params, cache, dh, dstate)
 
         our_h, our_last, (dparams, our_dx, _) = run(params, x, state, dh, dstate)
     close(our_h, h.detach().numpy(), 1e-12)

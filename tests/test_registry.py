@@ -22,7 +22,7 @@ def public_rules():
     for module in (layers, combinators, models, fused):
         for name, f in vars(module).items():
             returns_layer = inspect.isfunction(f) and inspect.signature(f).return_annotation is Layer
-            if returns_layer and not name.startswith("_"):
+            if returns_layer and not name.startswith("_") and "._" not in f.__module__:
                 found[f"{f.__module__}.{name}"] = f
     return found
 

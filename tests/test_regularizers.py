@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxnn.regularizers import REGULARIZERS, elastic_net_derivative, l1_derivative, l2_derivative, l2_regularization
+from jaxnn.regularizers import REGULARIZERS, elastic_net_derivative, l1_derivative, l2, l2_derivative
 
 STRENGTHS = {"l1": (0.3,), "l2": (0.7,), "elastic_net": (0.3, 0.7)}
 IN_NUMPY = {
@@ -105,7 +105,7 @@ def test_empty_tree(name):
 
 def test_strength_may_be_traced():
     params = {"w": jnp.array([[1.0, 2.0]])}
-    values = jax.jit(jax.vmap(lambda s: l2_regularization(params, s)))(jnp.array([0.0, 1.0]))
+    values = jax.jit(jax.vmap(lambda s: l2(params, s)))(jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(values, [0.0, 2.5])
     np.testing.assert_allclose(jax.jit(l2_derivative)(params, 0.5)["w"], [[0.5, 1.0]])
     known = jnp.float32(-1)  # not traced, under jit neither

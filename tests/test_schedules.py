@@ -144,7 +144,7 @@ def test_by_name(name, steps):
     assert rates.max() <= 0.25
     if name != "one_cycle" or steps > 1:
         assert rates.max() >= 0.2
-    if name == "step" and steps == 1000:
+    if name == "piecewise" and steps == 1000:
         np.testing.assert_allclose(rates[[0, 499, 500, 749, 750]], [0.25, 0.25, 0.025, 0.025, 0.0025], rtol=1e-6)
     if name == "exponential":
         np.testing.assert_allclose(schedule(steps), 0.0025, rtol=1e-6)

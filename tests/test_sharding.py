@@ -126,10 +126,10 @@ def model_cases() -> dict[str, Case]:
     rows, images, labels = numbers(7, N_EXAMPLES, 5), numbers(8, N_EXAMPLES, 3, 3, 2), targets[:, 0] % 3
     models = jaxnn.models
     return {
-        "mlp": training_case(models.mlp((7,), 3, rate=0.25), rows, labels),
-        "cnn": training_case(models.cnn((3,), (4,), 3, rate=0.25), images, labels),
-        "gpt": training_case(models.gpt(5, 4, 1, 2, rate=0.25), ids, targets),
-        "lstm": training_case(models.lstm(5, 4, 1, rate=0.25), ids, targets),
+        "mlp": training_case(models.mlp((7,), 3, dropout=0.25), rows, labels),
+        "cnn": training_case(models.cnn((3,), (4,), 3, dropout=0.25), images, labels),
+        "gpt": training_case(models.gpt(5, 4, 1, 2, dropout=0.25), ids, targets),
+        "lstm": training_case(models.lstm(5, 4, 1, dropout=0.25), ids, targets),
     }
 
 

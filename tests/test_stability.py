@@ -23,8 +23,7 @@ from jaxnn.activations import (
     softmax_forward,
 )
 from jaxnn.layer import Ctx
-from jaxnn.layers.attention import attention_backward, attention_forward
-from jaxnn.layers.batch_norm import BatchStats
+from jaxnn.layers import BatchStats, attention_backward, attention_forward
 from jaxnn.losses import LOSSES
 
 CONTEXT: Any = mp.MPContext()
@@ -402,7 +401,7 @@ def test_vectors_that_are_nearly_parallel(angle):
     rng = np.random.default_rng(7)
     x = rng.normal(size=(8, 5)).astype(np.float32)
     y = (x * rng.uniform(0.5, 3, size=(8, 1)) + angle * rng.normal(size=(8, 5))).astype(np.float32)
-    loss = LOSSES["cosine"]
+    loss = LOSSES["cosine_distance"]
     both = jax.vmap(lambda y, x: (loss.value(y[None], x[None]), loss.derivative(y[None], x[None])[0]))
     for u, v, found, slope in zip(x, y, *jax.jit(both)(y, x), strict=True):
         u, v = ([CONTEXT.mpf(float(a)) for a in row] for row in (u, v))
@@ -451,7 +450,7 @@ def targets(name):
             return [np.broadcast_to(np.array(q, np.float32), pairs.shape) for q in ([1, 0], [0.25, 0.75])], pairs
         case "gaussian_nll":
             return [np.full((17, 17, 1), y, np.float32) for y in (0, 1, -HUGE)], pairs
-        case "cosine":
+        case "cosine_distance":
             vectors = ([0, 0], [1, TINY], [HUGE, -HUGE])
             return [np.broadcast_to(np.array(y, np.float32), pairs.shape) for y in vectors], pairs
         case "hinge" | "squared_hinge":

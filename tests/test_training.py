@@ -40,7 +40,7 @@ X = RNG.normal(size=(53, 4)).astype(np.float32)
 Y = (X[:, 0] * X[:, 1] > 0).astype(np.int32)
 LOSS = get_loss("softmax_cross_entropy_with_integer_labels")
 MODEL = models.mlp((16,), 2)
-DROPPING = models.mlp((16,), 2, rate=0.5)
+DROPPING = models.mlp((16,), 2, dropout=0.5)
 OPTIMIZER = adam(1e-2)
 
 
@@ -92,6 +92,7 @@ def test_an_epoch_is_the_steps_one_by_one():
     train_state = start(KEY, DROPPING, optimizer, X.shape)
     one_step = jax.jit(functools.partial(train_step, DROPPING, LOSS, optimizer))
     *_, record = run(2, model=DROPPING, optimizer=optimizer, train_state=train_state, batch_size=53 // 2 + 1)
+    losses, norms = [], []
     for epoch in range(2):
         shuffle_key, step_key = jax.random.split(jax.random.fold_in(train_state.key, epoch))
         order, losses, norms = shuffled(shuffle_key, 53), [], []

@@ -233,7 +233,7 @@ def test_a_pair_must_return_the_value_and_be_linear():
 
 def test_bare_pairs_and_layers():
     params = {"w": numbers(5, 3, 4).astype("f"), "b": numbers(6, 4).astype("f")}
-    from jaxnn.layers.dense import dense_backward, dense_forward
+    from jaxnn.layers import dense_backward, dense_forward
 
     def without_sum(params, cache, dy):
         dparams, dx = dense_backward(params, cache, dy)

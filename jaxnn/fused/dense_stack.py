@@ -16,9 +16,8 @@ from jaxnn._parallel import reshaped
 from jaxnn.activations import Activation, get_activation, relu
 from jaxnn.initializers import get_initializer
 from jaxnn.layer import Layer
-from jaxnn.layers.dense import dense_backward, dense_forward
-from jaxnn.layers.dropout import drop, dropout_forward
-from jaxnn.layers.norm import layer_norm_backward, layer_norm_forward
+from jaxnn.layers import dense_backward, dense_forward, dropout_forward, layer_norm_backward, layer_norm_forward
+from jaxnn.layers.dropout import drop
 
 
 class Kept(NamedTuple):
@@ -31,39 +30,40 @@ class Kept(NamedTuple):
 def dense_stack_forward(
     params: Any,
     x: jax.Array,
+    *,
     activation: str | Activation = "gelu_tanh",
-    rate: float = 0.0,
+    dropout: float = 0.0,
     key: jax.Array | None = None,
     eps: float = 1e-5,
-):
+) -> tuple[jax.Array, tuple]:
     """L times layer norm, dense, activation and dropout.
 
     x_0 = x,   z_l = layer_norm(x_l) w_l + b_l,   x_(l+1) = drop(f(z_l)),   y = x_L            l = 0 … L-1
     dz_l = dx_(l+1) ⊙ drop(f'(z_l)),   dw_l = layer_norm(x_l)ᵀ dz_l,   db_l = Σ_batch dz_l
     dscale_l, dshift_l, dx_l: those of `jaxnn.layers.norm.layer_norm_forward` at x_l, for dz_l w_lᵀ
 
-    drop(v) = v / (1 - rate) where kept, else 0; layer l draws what is kept with fold_in(key, l). Without a key nothing
-    is dropped.
+    drop(v) = v / (1 - p) where kept, else 0, with the probability p = dropout; layer l draws what is kept with
+    fold_in(key, l). Without a key nothing is dropped.
     params: {"scale", "shift", "b": (L, D), "w": (L, D, D)} is run in a loop; a tuple of L dicts {"scale", "shift", "b":
     (D,), "w": (D, D)} is written out layer by layer. x and y (..., D), all of one dtype.
 
     Cached: x; and of each layer z, and a bit for each entry that might be dropped. The backward makes the layers'
     inputs again, x_(l+1) = drop(f(z_l)), and their norms, but no matrix product. With relu, x_(l+1) is cached instead:
     it is 0 where z is negative and where dropped, and so is the slope. `jax.grad` keeps 5 to 10 arrays a layer.
-    Raises ValueError where shapes or dtypes do not fit, and unless 0 <= rate < 1 and eps > 0.
+    Raises ValueError where shapes or dtypes do not fit, and unless 0 <= dropout < 1 and eps > 0.
     Numerics: those of the four rules it is made of. Written out, what is made again, and each draw, must wait for its
     turn, or XLA keeps all of it together: it is made to depend on what comes before by adding 0 (`jaxnn._after`).
     Source: Chen et al. 2016, Training deep nets with sublinear memory cost (arXiv:1604.06174).
     """
-    f, x = get_activation(activation), _check(params, x, rate, eps)
+    f, x = get_activation(activation), _check(params, x, dropout, eps)
 
     def body(x, step):
         l, p = step
         norm, dense = _parts(p)
-        z, _ = dense_forward(dense, layer_norm_forward(norm, x, eps)[0])
+        z, _ = dense_forward(dense, layer_norm_forward(norm, x, eps=eps)[0])
         y, bits = f.value(z), None
-        if key is not None and rate > 0:
-            y, (keep, _) = dropout_forward(jax.random.fold_in(key, after(x, jnp.uint32(l))), y, rate)
+        if key is not None and dropout > 0:
+            y, (keep, _) = dropout_forward(jax.random.fold_in(key, after(x, jnp.uint32(l))), y, dropout)
             bits = jnp.packbits(keep, -1)
         if f.value is relu:
             return y, Kept(y, None if bits is None else jnp.zeros(0, jnp.uint8))
@@ -83,10 +83,11 @@ def dense_stack_backward(
     params: Any,
     cache,
     dy: jax.Array,
+    *,
     activation: str | Activation = "gelu_tanh",
-    rate: float = 0.0,
+    dropout: float = 0.0,
     eps: float = 1e-5,
-):
+) -> tuple[Any, jax.Array]:
     """dz_l = dx_(l+1) ⊙ drop(f'(z_l)), dw_l = layer_norm(x_l)ᵀ dz_l, and so on, from l = L - 1 down to 0."""
     x, kept = cache
     dy = cotangent("dense_stack_backward", "dy", dy, "x", x.shape, x.dtype)
@@ -95,17 +96,17 @@ def dense_stack_backward(
     def again(one):  # (x_(l+1), drop(f'(z_l)))
         if f.value is relu:
             slope = f.derivative(one.a)
-            return one.a, slope if one.bits is None else slope / (1 - rate)
+            return one.a, slope if one.bits is None else slope / (1 - dropout)
         y, slope = f.value(one.a), f.derivative(one.a)
         if one.bits is None:
             return y, slope
         bits = reshaped(jnp.unpackbits(reshaped(one.bits, -1)), *x.shape[:-1], 8 * one.bits.shape[-1])
         keep = bits[..., : x.shape[-1]].astype(bool)
-        return drop(keep, y, rate), drop(keep, slope, rate)
+        return drop(keep, y, dropout), drop(keep, slope, dropout)
 
     def through(p, x, dz):  # (the gradient of p, dx_l)
         norm, dense = _parts(p)
-        a, of_norm = layer_norm_forward(norm, x, eps)
+        a, of_norm = layer_norm_forward(norm, x, eps=eps)
         ddense, da = dense_backward(dense, a, dz)
         dnorm, dx = layer_norm_backward(norm, of_norm, da)
         return {**dnorm, **ddense}, dx
@@ -139,22 +140,23 @@ def dense_stack_backward(
 
 def dense_stack(
     n_layers: int,
+    *,
     activation: str | Activation = "gelu_tanh",
-    rate: float = 0.0,
+    dropout: float = 0.0,
     unroll: bool = False,
     initializer: str | Callable[..., jax.Array] = "lecun_normal",
     eps: float = 1e-5,
 ) -> Layer:
     """A stack of layer norm, dense, activation and dropout that needs little memory; see `dense_stack_forward`.
 
-    The same function as repeat(serial(layer_norm(), dense(D), activation(…), dropout(rate)), n_layers) of
+    The same function as repeat(serial(layer_norm(), dense(D), activation(…), dropout(p)), n_layers) of
     `jaxnn.combinators`, with a fifth of the memory. Dropout is active with Ctx(train=True, key=…). unroll: written out
     layer by layer, instead of a loop. The weights come from the initializer, scale is 1, shift and b are 0.
-    Raises ValueError unless n_layers >= 1, 0 <= rate < 1 and eps > 0, and when train is True without a key for a rate
-    above 0.
+    Raises ValueError unless n_layers >= 1, 0 <= dropout < 1 and eps > 0, and when train is True with dropout > 0 and
+    without a key.
     """
     whole("dense_stack", "n_layers", n_layers, least=1)
-    fraction("dense_stack", "rate", rate)
+    fraction("dense_stack", "dropout", dropout)
     positive("dense_stack", "eps", eps)
     f, draw = get_activation(activation), get_initializer(initializer)
 
@@ -171,12 +173,15 @@ def dense_stack(
         return in_shape, jax.vmap(lambda key: init_layer(key, in_shape[-1]))(keys), ()
 
     def forward(params, state, x, ctx, /):
-        if ctx.train and rate > 0 and ctx.key is None:
+        if ctx.train and dropout > 0 and ctx.key is None:
             raise ValueError("dense_stack: train=True needs random numbers; pass Ctx(train=True, key=…)")
-        y, cache = dense_stack_forward(params, x, f, rate, ctx.key if ctx.train else None, eps)
+        y, cache = dense_stack_forward(
+            params, x, activation=f, dropout=dropout, key=ctx.key if ctx.train else None, eps=eps
+        )
         return y, state, cache
 
-    return Layer(init, forward, functools.partial(dense_stack_backward, activation=f, rate=rate, eps=eps))
+    backward = functools.partial(dense_stack_backward, activation=f, dropout=dropout, eps=eps)
+    return Layer(init, forward, backward, "dense_stack")
 
 
 def _parts(p: dict) -> tuple[dict, dict]:
@@ -184,9 +189,9 @@ def _parts(p: dict) -> tuple[dict, dict]:
     return {name: p[name] for name in ("scale", "shift")}, {name: p[name] for name in ("w", "b")}
 
 
-def _check(params, x, rate, eps):
+def _check(params, x, dropout, eps):
     """x as an array; ValueError naming everything that does not fit."""
-    fraction("dense_stack", "rate", rate)
+    fraction("dense_stack", "dropout", dropout)
     positive("dense_stack", "eps", eps)
     x = float_array("dense_stack", "x", x)
     stacked = isinstance(params, dict)

@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxnn._checks import at_least_float32, cotangent, float_array, whole
 from jaxnn._parallel import by_device
 from jaxnn.fused.blocks import blocks_of, iota, last_to_first, place
-from jaxnn.layers.attention import attention_forward
+from jaxnn.layers import attention_forward
 
 # Queries and keys of a block of scores: small enough for a CPU's caches, large enough for its cores to share a product.
 BLOCKS = 512, 256
@@ -71,7 +71,7 @@ def flash_attention_forward(
     causal: bool = False,
     mask: ArrayLike | None = None,
     blocks: tuple[int, int] = BLOCKS,
-):
+) -> tuple[jax.Array, Cache]:
     """`attention_forward` without dropout, for a block of queries and a block of keys at a time.
 
     S = q kᵀ / √d,  -inf where the key may not be seen;  P = softmax(S) over the keys,  o = P v
@@ -138,7 +138,9 @@ def _forward(q, k, v, mask, causal, blocks):
     return results
 
 
-def flash_attention_backward(cache: Cache, do: jax.Array, *, blocks: tuple[int, int] = BLOCKS):
+def flash_attention_backward(
+    cache: Cache, do: jax.Array, *, blocks: tuple[int, int] = BLOCKS
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq, dk, dv): dS = P ⊙ (do vᵀ - rowsum(do ⊙ o)),  dq = dS k / √d,  dk = dSᵀ q / √d,  dv = Pᵀ do.
 
     do has o's shape. Each block of P comes from S, m and l; e^(S - m) meets do / l, so that l divides no block.
@@ -260,7 +262,7 @@ class _Head(NamedTuple):
     """A key head of an example."""
 
     example: jax.Array
-    index: jax.Array
+    number: jax.Array  # which of the example's
     n_heads: int  # key heads of an example
 
 
@@ -286,7 +288,7 @@ def _put_rows(a, block, head, start, size):
 
 
 def _corner(a, head, start):
-    return head.example, head.index * (a.shape[1] // head.n_heads), start, *[np.int32(0)] * (a.ndim - 3)
+    return head.example, head.number * (a.shape[1] // head.n_heads), start, *[np.int32(0)] * (a.ndim - 3)
 
 
 def _sizes(q, k, blocks):

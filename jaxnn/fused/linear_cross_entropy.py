@@ -71,7 +71,7 @@ def linear_cross_entropy_forward(
     *,
     memory: str = "default",
     blocks: tuple[int, int] | None = None,
-):
+) -> tuple[jax.Array, Gradients | Shares]:
     """A linear layer without bias and its softmax cross-entropy in one.
 
     z = x tableᵀ,  p = softmax(z),  ℓ = -log p_y,  L = Σ_i u_i ℓ_i,  u = w / Σ w
@@ -104,7 +104,7 @@ def linear_cross_entropy_forward(
 
 def linear_cross_entropy_backward(
     params: dict, cache: Gradients | Shares, dloss: jax.Array, *, blocks: tuple[int, int] | None = None
-):
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """({"table": dtable}, dx): dz_j = u p_j, dz_y = -u Σ_(j≠y) p_j;  dx = dz table,  dtable = dzᵀ x; dloss a scalar."""
     dtype = at_least_float32(params["table"].dtype)
     dloss = cotangent("linear_cross_entropy_backward", "dloss", dloss, "the loss", (), dtype)

@@ -6,9 +6,9 @@ Shapes: B batch, ... any axes between, D features, an even number.
 import jax
 import jax.numpy as jnp
 
-from jaxnn._branches import naming, require_stacked
+from jaxnn._branches import require_stacked
 from jaxnn._checks import at_least_float32, cotangent, float_array, named, random_key, remember, sizes, whole
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, in_part
 
 
 def reversible(f: Layer, g: Layer, n: int) -> Layer:
@@ -43,7 +43,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
         random_key("reversible", key)
         half = _half(sizes("reversible", in_shape))
         for i, block in enumerate((f, g)):
-            with naming("reversible", i):
+            with in_part("reversible", (f, g), i):
                 _keeps(half, block.init(key, half)[0])
 
         def pair(key):
@@ -57,7 +57,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
     def added(i, params, state, x, ctx):
         """What f (i = 0) or g (i = 1) adds to the other half, its new state, its cache."""
         name, block = (("f", f), ("g", g))[i]
-        with naming("reversible", i):
+        with in_part("reversible", (f, g), i):
             y, s, cache = block.forward(params[name], state[name], x, ctx.fold(i))
             _keeps(x.shape, y.shape)
         return y.astype(x.dtype), s, cache
@@ -93,11 +93,13 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
             i, p, s = step
             y, _, of_g = added(1, p, s, _floating(x1, dy.dtype), ctx.fold(i))
             x2 = x2 - _integers(y)
-            dg, dx = g.backward(p["g"], of_g, d2)
+            with in_part("reversible", (f, g), 1):
+                dg, dx = g.backward(p["g"], of_g, d2)
             d1 = d1 + dx
             y, _, of_f = added(0, p, s, _floating(x2, dy.dtype), ctx.fold(i))
             x1 = x1 - _integers(y)
-            df, dx = f.backward(p["f"], of_f, d1)
+            with in_part("reversible", (f, g), 0):
+                df, dx = f.backward(p["f"], of_f, d1)
             d2 = d2 + dx
             return (x1, x2, d1, d2), {"f": df, "g": dg}
 
@@ -105,7 +107,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
         (_, _, d1, d2), dparams = jax.lax.scan(pair, carry, (jnp.arange(n), params, state), reverse=True)
         return dparams, jnp.concatenate([d1, d2], -1)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "reversible", (f, g), lambda f, g: reversible(f, g, n))
 
 
 def _half(shape):
@@ -117,7 +119,7 @@ def _half(shape):
 
 def _keeps(in_shape, out_shape):
     if tuple(in_shape) != tuple(out_shape):
-        raise ValueError(f"reversible: f or g turns shape {tuple(in_shape)} into {tuple(out_shape)}; it must keep it")
+        raise ValueError(f"it turns shape {tuple(in_shape)} into {tuple(out_shape)}; it must keep it")
 
 
 # ---------------------------------------------------------------- numbers as integers

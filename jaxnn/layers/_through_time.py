@@ -47,13 +47,13 @@ class Chunks(NamedTuple):
 # ---------------------------------------------------------------- in one piece
 
 
-def run_whole(cell, params, x, state, real, cut):
+def run_whole(cell, params, x, state, real, cut) -> tuple[jax.Array, tuple, Whole]:
     """(h (B, T, H), the last state, cache)."""
     h, last, (x, k, before) = _run(cell, params, x, state, real)
     return h, last, Whole(x, k, before, real, cut)
 
 
-def back_whole(cell, params, cache, dh, dstate):
+def back_whole(cell, params, cache, dh, dstate) -> tuple[dict, jax.Array, tuple]:
     """(dparams, dx (B, T, n_in), dstate)."""
     x, k, before, real, cut = cache
     dp, dstate = _back(cell, params, k, before, real, cut, dh, dstate)
@@ -107,7 +107,7 @@ def _where(real, new, old):
 # ---------------------------------------------------------------- in chunks
 
 
-def run_chunks(cell, params, x, state, real, cut, chunk):
+def run_chunks(cell, params, x, state, real, cut, chunk) -> tuple[jax.Array, tuple, Chunks]:
     """(h (B, T, H), the last state, cache)."""
     n, rest = divmod(x.shape[1], chunk)
 
@@ -125,7 +125,7 @@ def run_chunks(cell, params, x, state, real, cut, chunk):
     return h, last, Chunks(x, before, before_rest, real, cut, jnp.zeros((chunk, 0)))
 
 
-def back_chunks(cell, params, cache, dh, dstate):
+def back_chunks(cell, params, cache, dh, dstate) -> tuple[dict, jax.Array, tuple]:
     """(dparams, dx (B, T, n_in), dstate): each chunk is run again, then gone back through."""
     x, before, before_rest, real, cut, chunk = cache
     chunk = chunk.shape[0]

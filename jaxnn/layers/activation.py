@@ -3,7 +3,7 @@
 from jaxnn import activations
 from jaxnn._checks import cotangent, float_array
 from jaxnn.activations import Activation, get_activation
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
 def activation(name: str | Activation) -> Layer:
@@ -11,31 +11,35 @@ def activation(name: str | Activation) -> Layer:
 
     y = f(x),  dx = dy ⊙ f'(x)
 
-    x of any shape. Cached: x. Raises ValueError for an unknown name, naming the nearest known one.
+    x of any shape. The layer is called by the activation's name. Cached: x.
+    Raises ValueError for an unknown name, naming the nearest known one.
     """
     f = get_activation(name)
+    name = name if isinstance(name, str) else "activation"
 
     def forward(params, x):
-        x = float_array("activation", "x", x)
+        x = float_array(name, "x", x)
         return f.value(x), x
 
     def backward(params, x, dy):
-        return {}, cotangent("activation", "dy", dy, "x", x.shape, x.dtype) * f.derivative(x)
+        return {}, cotangent(name, "dy", dy, "x", x.shape, x.dtype) * f.derivative(x)
 
-    return layer(forward, backward)
+    return from_pair(forward, backward, name=name)
 
 
 def softmax() -> Layer:
     """Probabilities over the last axis; see `jaxnn.activations.softmax_forward`."""
-    return layer(
+    return from_pair(
         lambda params, x: activations.softmax_forward(x),
         lambda params, p, dp: ({}, activations.softmax_backward(p, dp)),
+        name="softmax",
     )
 
 
 def log_softmax() -> Layer:
     """Log-probabilities over the last axis; see `jaxnn.activations.log_softmax_forward`."""
-    return layer(
+    return from_pair(
         lambda params, x: activations.log_softmax_forward(x),
         lambda params, y, dy: ({}, activations.log_softmax_backward(y, dy)),
+        name="log_softmax",
     )

@@ -25,15 +25,15 @@ def attention_forward(
     *,
     causal: bool = False,
     mask: ArrayLike | None = None,
-    rate: float = 0.0,
+    dropout: float = 0.0,
     key: jax.Array | None = None,
-):
+) -> tuple[jax.Array, tuple]:
     """Softmax attention. Each key head serves H/K query heads that follow one another.
 
     S = q kᵀ / √d,  -inf where the key may not be seen
-    P = softmax(S) over the keys,  A = P with dropout (A = P without),  o = A v
+    P = softmax(S) over the keys,  A = P with dropout of probability p (A = P without),  o = A v
 
-    dv = Aᵀ do,  dA = do vᵀ,  dP = dA / (1 - rate) where kept, 0 where dropped
+    dv = Aᵀ do,  dA = do vᵀ,  dP = dA / (1 - p) where kept, 0 where dropped
     dS = P ⊙ (dP - rowsum(dP ⊙ P))
     dq = dS k / √d,  dk = dSᵀ q / √d;  dk and dv are summed over the query heads of their key head
 
@@ -42,10 +42,10 @@ def attention_forward(
     needs no formula of its own.
 
     q (B, H, T, d), k (B, K, N, d), v (B, K, N, e), o (B, H, T, e), of one dtype. causal: query t sees the keys s <= t,
-    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. key: for the dropout of
-    rate > 0. Cached: q, k and v (0 where masked), the mask, P and what dropout keeps (None without): memory grows with
+    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. dropout: p, for which key
+    is needed. Cached: q, k and v (0 where masked), the mask, P and what dropout keeps (None without): memory grows with
     T N.
-    Raises ValueError for shapes or dtypes that do not fit, and for rate > 0 without a key.
+    Raises ValueError for shapes or dtypes that do not fit, and for dropout > 0 without a key.
     Numerics: bfloat16 and float16 are calculated in float32, in which P is kept too, and rounded at the end. The
     largest S is subtracted before exp. A query that may see no key has o = 0, and no gradient comes from it. Masked
     keys and values have no influence, even if NaN, and gradients of exactly 0; a NaN that causal attention hides from
@@ -61,7 +61,7 @@ def attention_forward(
     q, k, v = (float_array("attention", name, a) for name, a in (("q", q), ("k", k), ("v", v)))
     mask = None if mask is None else jnp.asarray(mask)
     _check_core(q, k, v, causal, mask)
-    fraction("attention", "rate", rate)
+    fraction("attention", "dropout", dropout)
     if mask is not None:
         k, v = unmasked(mask, k, axis=2), unmasked(mask, v, axis=2)  # P is 0 there, but 0 · NaN is not
     scores = _product("bkgtd,bksd->bkgts", _grouped(q, k), k) / math.sqrt(q.shape[-1])
@@ -71,25 +71,25 @@ def attention_forward(
         scores = jnp.where(mask[:, None, None, None, :], scores, -jnp.inf)
     p, _ = softmax_forward(scores)
     weights, keep = p, None
-    if rate > 0:
-        weights, (keep, _) = dropout_forward(key, p, rate)  # pyright: ignore[reportArgumentType] (it checks the key)
+    if dropout > 0:
+        weights, (keep, _) = dropout_forward(key, p, dropout)  # pyright: ignore[reportArgumentType] (it checks the key)
     o = _product("bkgts,bkse->bkgte", weights, v).astype(v.dtype)
     return reshaped(o, *q.shape[:-1], v.shape[-1]), (q, k, v, mask, p, keep)
 
 
-def attention_backward(cache, do: jax.Array, rate: float = 0.0):
+def attention_backward(cache, do: jax.Array, *, dropout: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq, dk, dv): dS = P ⊙ (dP - rowsum(dP ⊙ P)),  dq = dS k / √d,  dk = dSᵀ q / √d,  dv = Aᵀ do.
 
-    do has o's shape; rate is that of the forward pass.
+    do has o's shape; dropout is that of the forward pass.
     """
     q, k, v, mask, p, keep = cache
     do = cotangent("attention_backward", "do", do, "the output", (*q.shape[:-1], v.shape[-1]), p.dtype)
     queries, do = _grouped(q, k), _grouped(do, v)
-    weights = p if keep is None else drop(keep, p, rate)
+    weights = p if keep is None else drop(keep, p, dropout)
     dv = _product("bkgts,bkgte->bkse", weights, do)
     dp = _product("bkgte,bkse->bkgts", do, v)
     if keep is not None:
-        dp = drop(keep, dp, rate)
+        dp = drop(keep, dp, dropout)
     ds = p * (dp - (p * dp).sum(-1, keepdims=True))
     dq = _product("bkgts,bksd->bkgtd", ds, k) / math.sqrt(q.shape[-1])
     dk = _product("bkgts,bkgtd->bksd", ds, queries) / math.sqrt(q.shape[-1])

@@ -40,8 +40,8 @@ class EvalCache(NamedTuple):
 
 
 def batch_norm_forward(
-    params: dict, state: BatchStats, x: jax.Array, ctx: Ctx, momentum: float = 0.9, eps: float = 1e-5
-):
+    params: dict, state: BatchStats, x: jax.Array, ctx: Ctx, *, momentum: float = 0.9, eps: float = 1e-5
+) -> tuple[jax.Array, BatchStats, TrainCache | EvalCache]:
     """Each feature normalised over all rows of the batch; in evaluation, by what training found on average.
 
     In training, over the n real rows, those with ctx.mask True (all, if it is None):
@@ -91,7 +91,9 @@ def batch_norm_forward(
     return reshaped(y.astype(x.dtype), *x.shape), state, cache
 
 
-def batch_norm_backward(params: dict, cache: TrainCache | EvalCache, dy: jax.Array):
+def batch_norm_backward(
+    params: dict, cache: TrainCache | EvalCache, dy: jax.Array
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy.
 
     Training: dx = scale r (dy - (dshift + x̂ dscale)/n), the bracket for real rows only; evaluation: dx = scale r dy.
@@ -118,7 +120,7 @@ def batch_norm_backward(params: dict, cache: TrainCache | EvalCache, dy: jax.Arr
     return {name: dparams[name].astype(p.dtype) for name, p in params.items()}, reshaped(dx.astype(x.dtype), *x.shape)
 
 
-def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Layer:
+def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
     """Each feature normalised over the batch; `batch_norm_forward` has the formulas, of training and of evaluation.
 
     The scale starts at 1, the shift at 0. State: `BatchStats`.
@@ -132,7 +134,7 @@ def batch_norm(momentum: float = 0.9, eps: float = 1e-5) -> Layer:
         return in_shape, {"scale": ones, "shift": zeros}, BatchStats(zeros, ones, jnp.zeros(()))
 
     forward = functools.partial(batch_norm_forward, momentum=momentum, eps=eps)
-    return Layer(init, forward, batch_norm_backward)
+    return Layer(init, forward, batch_norm_backward, "batch_norm")
 
 
 def _averaged(state: BatchStats, momentum: float, mean: jax.Array, v: jax.Array, n: jax.Array) -> BatchStats:
@@ -144,9 +146,7 @@ def _averaged(state: BatchStats, momentum: float, mean: jax.Array, v: jax.Array,
     def averaged(old, new):
         return (1 - a) * old + a * new[0].astype(old.dtype)
 
-    return BatchStats(
-        averaged(state.mean, mean), averaged(state.var, unbiased), jnp.where(n > 1, weight, state.weight)
-    )
+    return BatchStats(averaged(state.mean, mean), averaged(state.var, unbiased), jnp.where(n > 1, weight, state.weight))
 
 
 def _rows(x: jax.Array) -> jax.Array:

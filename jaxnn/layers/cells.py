@@ -4,7 +4,7 @@ Shapes: B batch, n_in features, H units. The columns of w, u, b and p come in bl
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 # ---------------------------------------------------------------- simple
 
 
-def rnn_cell_forward(params: dict, h: ArrayLike, x: ArrayLike):
+def rnn_cell_forward(params: dict, x: ArrayLike, h: ArrayLike) -> tuple[jax.Array, jax.Array, tuple]:
     """The simple recurrent cell.
 
     h' = tanh(p),  p = x w + h u + b
@@ -43,18 +43,23 @@ def rnn_cell_forward(params: dict, h: ArrayLike, x: ArrayLike):
     dw = xᵀ dp,  du = hᵀ dp,  db = Σ_batch dp,  dx = dp wᵀ,  dh = dp uᵀ
 
     params {"w": (n_in, H), "u": (H, H), "b": (H,)}; x (B, n_in), h and h' (B, H), all of one dtype.
-    Returns (h', cache). Cached: x, h and p.
+    Returns (h', h', cache): the output, and the state for the next step, which for this cell are one. Cached: x, h, p.
     Numerics: those of `lstm_cell_forward`.
     Source: Elman 1990, Finding structure in time.
     """
-    (h,), cache = _cell_forward("rnn_cell", RNN, params, (h,), x)
-    return h, cache
+    (new,), cache = _cell_forward("rnn_cell", RNN, params, x, (h,))
+    return new, new, cache
 
 
-def rnn_cell_backward(params: dict, cache, dh: ArrayLike):
-    """(dparams, dh, dx): dp = dh' ⊙ tanh'(p),  dh = dp uᵀ,  dx = dp wᵀ; the dh passed is ∂L/∂h'."""
-    dparams, (dh,), dx = _cell_backward("rnn_cell", RNN, params, cache, (dh,))
-    return dparams, dh, dx
+def rnn_cell_backward(
+    params: dict, cache, dy: ArrayLike, dstate: ArrayLike | None = None
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """(dparams, dx, dh): dp = dh' ⊙ tanh'(p),  dx = dp wᵀ,  dh = dp uᵀ.
+
+    dy is ∂L/∂h' of the output, dstate that of the state, None for zeros: dh' is their sum.
+    """
+    dparams, dx, (dh,) = _cell_backward("rnn_cell", RNN, params, cache, dy, None if dstate is None else (dstate,))
+    return dparams, dx, dh
 
 
 def _rnn_step(p, state):
@@ -72,7 +77,7 @@ RNN = Cell(1, 1, (0.0,), 1, _rnn_step, _rnn_back)
 # ---------------------------------------------------------------- GRU
 
 
-def gru_cell_forward(params: dict, h: ArrayLike, x: ArrayLike):
+def gru_cell_forward(params: dict, x: ArrayLike, h: ArrayLike) -> tuple[jax.Array, jax.Array, tuple]:
     """The gated recurrent unit: z is the share of the old state that stays, r what the new one may see of it.
 
     p_n = x w_n + b_n,   p_r = x w_r + h u_r + b_r,   p_z = x w_z + h u_z + b_z,   p_m = h u_m + b_m
@@ -83,19 +88,25 @@ def gru_cell_forward(params: dict, h: ArrayLike, x: ArrayLike):
     dx = [dp_n dp_r dp_z] wᵀ,  dh = dh' ⊙ z + [dp_r dp_z dp_m] uᵀ
 
     params {"w": (n_in, 3H) = [w_n w_r w_z], "u": (H, 3H) = [u_r u_z u_m], "b": (4H,) = [b_n b_r b_z b_m]}; x (B, n_in),
-    h and h' (B, H), all of one dtype. Returns (h', cache). Cached: x, h, q and the rest of p.
+    h and h' (B, H), all of one dtype. Returns (h', h', cache): the output, and the state. Cached: x, h, q and the rest
+    of p.
     The reset gate r stands behind the product with u_m, as in PyTorch and cuDNN, so that one product serves all gates.
     Numerics: those of `lstm_cell_forward`; 1 - z of the backward is σ(-p_z), which does not cancel.
     Source: Cho et al. 2014 (arXiv:1406.1078).
     """
-    (h,), cache = _cell_forward("gru_cell", GRU, params, (h,), x)
-    return h, cache
+    (new,), cache = _cell_forward("gru_cell", GRU, params, x, (h,))
+    return new, new, cache
 
 
-def gru_cell_backward(params: dict, cache, dh: ArrayLike):
-    """(dparams, dh, dx): dp as in `gru_cell_forward`,  dh = dh' ⊙ z + [dp_r dp_z dp_m] uᵀ; the dh passed is ∂L/∂h'."""
-    dparams, (dh,), dx = _cell_backward("gru_cell", GRU, params, cache, (dh,))
-    return dparams, dh, dx
+def gru_cell_backward(
+    params: dict, cache, dy: ArrayLike, dstate: ArrayLike | None = None
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+    """(dparams, dx, dh): dp as in `gru_cell_forward`,  dh = dh' ⊙ z + [dp_r dp_z dp_m] uᵀ,  dh' = dy + dstate.
+
+    dy is ∂L/∂h' of the output, dstate that of the state, None for zeros.
+    """
+    dparams, dx, (dh,) = _cell_backward("gru_cell", GRU, params, cache, dy, None if dstate is None else (dstate,))
+    return dparams, dx, dh
 
 
 def _gru_step(p, state):
@@ -123,7 +134,9 @@ GRU = Cell(3, 3, (0.0, 0.0, 0.0, 0.0), 1, _gru_step, _gru_back)
 # ---------------------------------------------------------------- LSTM
 
 
-def lstm_cell_forward(params: dict, state: tuple[ArrayLike, ArrayLike], x: ArrayLike):
+def lstm_cell_forward(
+    params: dict, x: ArrayLike, state: tuple[ArrayLike, ArrayLike]
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array], tuple]:
     """The long short-term memory: c is what it remembers, h what it shows of that.
 
     [p_i p_f p_o p_g] = x w + h u + b
@@ -134,19 +147,25 @@ def lstm_cell_forward(params: dict, state: tuple[ArrayLike, ArrayLike], x: Array
     dw = xᵀ dp,  du = hᵀ dp,  db = Σ_batch dp,  dx = dp wᵀ,  dh = dp uᵀ
 
     params {"w": (n_in, 4H), "u": (H, 4H), "b": (4H,)}, columns in the order i f o g; x (B, n_in), state (h, c), each
-    (B, H), all of one dtype. Returns ((h', c'), cache). Cached: x, (h, c) and p.
+    (B, H), all of one dtype. Returns (h', (h', c'), cache): the output, and the state. Cached: x, (h, c) and p.
     The three gates with a σ stand side by side, so that one σ over 3H columns serves them all: on a CPU that takes half
     the time of three.
     Numerics: σ' and tanh' are taken of p, not of the gates, where 1 - σ and 1 - tanh² cancel (see
     `jaxnn.activations`). Whatever is not a matrix product is calculated in at least float32.
     Source: Hochreiter, Schmidhuber 1997; Gers et al. 2000 for the forget gate.
     """
-    return _cell_forward("lstm_cell", LSTM, params, state, x)
+    (h, c), cache = _cell_forward("lstm_cell", LSTM, params, x, state)
+    return h, (h, c), cache
 
 
-def lstm_cell_backward(params: dict, cache, dstate: tuple[ArrayLike, ArrayLike]):
-    """(dparams, (dh, dc), dx): dp as in `lstm_cell_forward`,  dh = dp uᵀ,  dc = γ ⊙ f; dstate is ∂L/∂(h', c')."""
-    return _cell_backward("lstm_cell", LSTM, params, cache, dstate)
+def lstm_cell_backward(
+    params: dict, cache, dy: ArrayLike, dstate: tuple[ArrayLike, ArrayLike] | None = None
+) -> tuple[dict[str, jax.Array], jax.Array, tuple[jax.Array, jax.Array]]:
+    """(dparams, dx, (dh, dc)): dp as in `lstm_cell_forward`,  dh = dp uᵀ,  dc = γ ⊙ f.
+
+    dy is ∂L/∂h' of the output, dstate = ∂L/∂(h', c') of the state, None for zeros: dh' is the sum of the two.
+    """
+    return _cell_backward("lstm_cell", LSTM, params, cache, dy, dstate)
 
 
 def _lstm_step(p, state):
@@ -186,21 +205,24 @@ def get_cell(cell: str | Cell) -> Cell:
 # ---------------------------------------------------------------- what all cells share
 
 
-def _cell_forward(who, cell, params, state, x):
+def _cell_forward(who, cell, params, x, state) -> tuple[tuple, tuple]:
     x, state = check_cell(who, cell, params, x, state, axes=("B", "n_in"))
     wide = widened(x.dtype, state)
     new, k = cell.step(preactivations(params, product(x, params["w"]), wide[0]), wide)
     return tuple(s.astype(x.dtype) for s in new), (x, state, k)
 
 
-def _cell_backward(who, cell, params, cache, dstate):
+def _cell_backward(who, cell, params, cache, dy, dstate) -> tuple[dict[str, jax.Array], jax.Array, Any]:
     x, state, k = cache
-    dstate = state_cotangent(f"{who}_backward", cell, dstate, state[0].shape, x.dtype)
-    dstate, dp = cell.back(k, widened(x.dtype, state), dstate)
+    shape, wide = state[0].shape, at_least_float32(x.dtype)
+    dstate = (jnp.zeros(shape, wide),) * cell.n_states if dstate is None else dstate
+    dh, *others = state_cotangent(f"{who}_backward", cell, dstate, shape, x.dtype)
+    dh = dh + cotangent(f"{who}_backward", "dy", dy, "the output", shape, wide)
+    dstate, dp = cell.back(k, widened(x.dtype, state), (dh, *others))
     dh = dstate[0] + product(u_columns(params, dp), params["u"].T)
     dx = product(w_columns(params, dp), params["w"].T)
     dparams = parameter_gradients(params, x, state[0], dp)
-    return jax.tree.map(lambda g: g.astype(x.dtype), (dparams, (dh, *dstate[1:]), dx))
+    return jax.tree.map(lambda g: g.astype(x.dtype), (dparams, dx, (dh, *dstate[1:])))
 
 
 def preactivations(params: dict, a: jax.Array, h: jax.Array) -> jax.Array:
@@ -260,7 +282,9 @@ def state_cotangent(who: str, cell: Cell, dstate, shape: tuple[int, ...], dtype)
     return tuple(cotangent(who, "dstate", ds, "the state", shape, at_least_float32(dtype)) for ds in dstate)
 
 
-def check_cell(who: str, cell: Cell, params: dict, x, state: tuple | None, axes: tuple[str, ...]):
+def check_cell(
+    who: str, cell: Cell, params: dict, x, state: tuple | None, axes: tuple[str, ...]
+) -> tuple[jax.Array, tuple]:
     """x and the state (zeros for None) as arrays; ValueError naming everything that does not fit."""
     parameters(who, params, ("w", "u", "b"))
     x, wrong = float_array(who, "x", x), []

@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 
 from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn.initializers import get_initializer
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers._correlation import correlate, exchange_channels, kernel_gradient, spread
 from jaxnn.layers._windows import Padding, PerAxis, per_axis, windows_onto, windows_over
 
@@ -31,8 +31,14 @@ from jaxnn.layers._windows import Padding, PerAxis, per_axis, windows_onto, wind
 
 
 def conv_forward(
-    params: dict, x: ArrayLike, stride: PerAxis = 1, padding: Padding = "same", dilation: PerAxis = 1, groups: int = 1
-):
+    params: dict,
+    x: ArrayLike,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = "same",
+    dilation: PerAxis = 1,
+    groups: int = 1,
+) -> tuple[jax.Array, jax.Array]:
     """A window of weights that slides over x.
 
     y[b, o]  = Σ_k x̃[b, s·o + d·k - front] w[k] + bias              x̃ = x, and 0 on padding; w[k] a (C_in, C_out) matrix
@@ -67,11 +73,12 @@ def conv_backward(
     params: dict,
     x: jax.Array,
     dy: jax.Array,
+    *,
     stride: PerAxis = 1,
     padding: Padding = "same",
     dilation: PerAxis = 1,
     groups: int = 1,
-):
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx[b, i] = Σ_o,k dy[b, o] w[k]ᵀ over s·o + d·k - front = i,  dw[k] = Σ_b,o x̃[b, s·o + d·k - front]ᵀ dy[b, o]."""
     w = params["w"]
     windows = windows_over("conv", x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
@@ -84,6 +91,7 @@ def conv_backward(
 def conv(
     n_out: int,
     kernel_size: Sequence[int],
+    *,
     stride: PerAxis = 1,
     padding: Padding = "same",
     dilation: PerAxis = 1,
@@ -108,15 +116,22 @@ def conv(
         return [window.n_out for window in windows_over("conv", sizes, kernel_size, stride, padding, dilation)]
 
     init = _init("conv", n_out, kernel_size, groups, use_bias, initializer, out)
-    return layer(functools.partial(conv_forward, **geometry), functools.partial(conv_backward, **geometry), init)
+    forward = functools.partial(conv_forward, **geometry)
+    return from_pair(forward, functools.partial(conv_backward, **geometry), init, name="conv")
 
 
 # ---------------------------------------------------------------- transposed convolution
 
 
 def conv_transpose_forward(
-    params: dict, x: ArrayLike, stride: PerAxis = 1, padding: Padding = "same", dilation: PerAxis = 1, groups: int = 1
-):
+    params: dict,
+    x: ArrayLike,
+    *,
+    stride: PerAxis = 1,
+    padding: Padding = "same",
+    dilation: PerAxis = 1,
+    groups: int = 1,
+) -> tuple[jax.Array, jax.Array]:
     """A convolution run backwards: each entry of x lays the kernel, times itself, onto a larger y.
 
     y[b, i]  = Σ_o Σ_k x[b, o] w[k] + bias  over s·o + d·k - front = i        w[k] a (C_in, C_out) matrix
@@ -148,11 +163,12 @@ def conv_transpose_backward(
     params: dict,
     x: jax.Array,
     dy: jax.Array,
+    *,
     stride: PerAxis = 1,
     padding: Padding = "same",
     dilation: PerAxis = 1,
     groups: int = 1,
-):
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx[b, o] = Σ_k dỹ[b, s·o + d·k - front] w[k]ᵀ,  dw[k] = Σ_b,o x[b, o]ᵀ dỹ[b, s·o + d·k - front]."""
     w = params["w"]
     windows = windows_onto("conv_transpose", x.shape[1:-1], w.shape[:-2], stride, padding, dilation)
@@ -166,6 +182,7 @@ def conv_transpose_backward(
 def conv_transpose(
     n_out: int,
     kernel_size: Sequence[int],
+    *,
     stride: PerAxis = 1,
     padding: Padding = "same",
     dilation: PerAxis = 1,
@@ -185,7 +202,7 @@ def conv_transpose(
 
     init = _init("conv_transpose", n_out, kernel_size, groups, use_bias, initializer, out)
     forward = functools.partial(conv_transpose_forward, **geometry)
-    return layer(forward, functools.partial(conv_transpose_backward, **geometry), init)
+    return from_pair(forward, functools.partial(conv_transpose_backward, **geometry), init, name="conv_transpose")
 
 
 # ---------------------------------------------------------------- what both share

@@ -12,10 +12,12 @@ from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn._parallel import sharding_like
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
-def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "sigmoid"):
+def neuron_forward(
+    params: dict, x: jax.Array, *, activation: str | Activation = "sigmoid"
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """A neuron, or n_out of them side by side: a weighted sum, a bias, an activation.
 
     z = x @ w + b,  a = f(z)
@@ -35,7 +37,9 @@ def neuron_forward(params: dict, x: jax.Array, activation: str | Activation = "s
     return get_activation(activation).value(z), (x, z)
 
 
-def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activation = "sigmoid"):
+def neuron_backward(
+    params: dict, cache, da: jax.Array, *, activation: str | Activation = "sigmoid"
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """δ = da ⊙ f'(z),  dw = xᵀ δ,  db = Σ_batch δ,  dx = δ wᵀ; da has a's shape."""
     x, z = cache
     da = cotangent("neuron_backward", "da", da, "the neuron's output", z.shape, z.dtype)
@@ -46,7 +50,7 @@ def neuron_backward(params: dict, cache, da: jax.Array, activation: str | Activa
     return {"w": dw, "b": delta.sum(batch)}, dx
 
 
-def dense_forward(params: dict, x: jax.Array):
+def dense_forward(params: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """An affine map of the last axis.
 
     y = x @ w + b
@@ -59,7 +63,7 @@ def dense_forward(params: dict, x: jax.Array):
     return y + jnp.broadcast_to(params["b"], y.shape), x
 
 
-def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
+def dense_backward(params: dict, x: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dw = xᵀ dy,  db = Σ_batch dy,  dx = dy wᵀ."""
     y_shape = (*x.shape[:-1], params["w"].shape[-1])
     dy = cotangent("dense_backward", "dy", dy, "the layer's output", y_shape, x.dtype)
@@ -68,7 +72,7 @@ def dense_backward(params: dict, x: jax.Array, dy: jax.Array):
     return {"w": dw, "b": dy.sum(batch)}, dy @ params["w"].T
 
 
-def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_normal") -> Layer:
+def dense(n_out: int, *, initializer: str | Callable[..., jax.Array] = "lecun_normal") -> Layer:
     """A layer of n_out linear neurons; see `dense_forward` for the formulas.
 
     The weights come from the initializer (lecun_normal keeps the variance of a linear layer), the biases are 0.
@@ -84,7 +88,7 @@ def dense(n_out: int, initializer: str | Callable[..., jax.Array] = "lecun_norma
         w = draw(key, (in_shape[-1], n_out))
         return (*in_shape[:-1], n_out), {"w": w, "b": jnp.zeros(n_out, w.dtype)}
 
-    return layer(dense_forward, dense_backward, init)
+    return from_pair(dense_forward, dense_backward, init, name="dense")
 
 
 def _check(who, params, x, ranks):

@@ -14,13 +14,13 @@ from jax.typing import ArrayLike
 from jaxnn._checks import array, at_least_float32, cotangent, float_array, parameters, random_key, remember, whole
 from jaxnn._parallel import sharding_like, sharding_of_rows
 from jaxnn.initializers import get_initializer, normal
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers.rotary import cos_sin
 
 _SMALL = functools.partial(normal, stddev=0.02)  # as in GPT-2, where the table is the output layer's weight too
 
 
-def embedding_forward(params: dict, ids: ArrayLike):
+def embedding_forward(params: dict, ids: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """The rows of a table: a dense layer whose input is one-hot, without the zeros.
 
     y_i = table[ids_i]
@@ -48,7 +48,7 @@ def embedding_forward(params: dict, ids: ArrayLike):
     return table.at[rows].get(mode="fill", fill_value=jnp.nan, out_sharding=sharding_of_rows(ids)), ids
 
 
-def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array):
+def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], None]:
     """dtable[v] = Σ over all i with ids_i = v of dy_i;  dx is None, since ids are integers."""
     table = params["table"]
     dtype = at_least_float32(table.dtype)
@@ -67,7 +67,7 @@ def _rows(ids, table):
     return jnp.where(valid, ids, table.shape[0]), valid
 
 
-def embedding(n_rows: int, n_features: int, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
+def embedding(n_rows: int, n_features: int, *, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
     """A table of n_rows (the size of the vocabulary) vectors of n_features; see `embedding_forward` for the formulas.
 
     x of integers, of any shape; out_shape is in_shape and n_features. The table is drawn with standard deviation 0.02.
@@ -81,13 +81,13 @@ def embedding(n_rows: int, n_features: int, initializer: str | Callable[..., jax
         random_key("embedding", key)
         return (*in_shape, n_features), {"table": draw(key, (n_rows, n_features))}
 
-    return layer(embedding_forward, embedding_backward, init)
+    return from_pair(embedding_forward, embedding_backward, init, name="embedding")
 
 
 # ---------------------------------------------------------------- positions
 
 
-def learned_positions_forward(params: dict, x: jax.Array):
+def learned_positions_forward(params: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A row of a table added to each position.
 
     y_t = x_t + table[t],  t = 0 … T - 1
@@ -113,7 +113,7 @@ def learned_positions_forward(params: dict, x: jax.Array):
     return x + jnp.broadcast_to(table[: x.shape[-2]], x.shape), remember(x)
 
 
-def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array):
+def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dtable[t] = Σ_batch dy_t for t < T, 0 for the rows after;  dx = dy."""
     table = params["table"]
     dy = cotangent("learned_positions_backward", "dy", dy, "the layer's output", like.shape[1:], like.dtype)
@@ -121,7 +121,7 @@ def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array):
     return {"table": jnp.pad(added, ((0, table.shape[0] - dy.shape[-2]), (0, 0)))}, dy
 
 
-def learned_positions(max_length: int, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
+def learned_positions(max_length: int, *, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
     """Positions that are learned, for sequences of up to max_length; see `learned_positions_forward`.
 
     The table is drawn with standard deviation 0.02. Raises ValueError if max_length < 1 or a sequence is longer.
@@ -135,7 +135,7 @@ def learned_positions(max_length: int, initializer: str | Callable[..., jax.Arra
             raise ValueError(f"learned_positions: in_shape is {tuple(in_shape)}, expected (..., T, D)")
         return in_shape, {"table": draw(key, (max_length, in_shape[-1]))}
 
-    return layer(learned_positions_forward, learned_positions_backward, init)
+    return from_pair(learned_positions_forward, learned_positions_backward, init, name="learned_positions")
 
 
 def sinusoidal_positions() -> Layer:
@@ -164,7 +164,7 @@ def sinusoidal_positions() -> Layer:
     def backward(params, like, dy):
         return {}, cotangent("sinusoidal_positions", "dy", dy, "x", like.shape[1:], like.dtype)
 
-    return layer(forward, backward)
+    return from_pair(forward, backward, name="sinusoidal_positions")
 
 
 def _check_table(who, params):

@@ -2,12 +2,14 @@
 
 import math
 
+import jax
+
 from jaxnn._checks import array, cotangent, remember, sizes
 from jaxnn._parallel import reshaped
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
-def flatten_forward(params: dict, x):
+def flatten_forward(params: dict, x) -> tuple[jax.Array, jax.Array]:
     """All axes but the first joined into one.
 
     y (B, n) = x (B, ...) reshaped, dx = dy reshaped back
@@ -20,7 +22,7 @@ def flatten_forward(params: dict, x):
     return reshaped(x, x.shape[0], math.prod(x.shape[1:])), remember(x)
 
 
-def flatten_backward(params: dict, like, dy):
+def flatten_backward(params: dict, like, dy) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx (B, ...) = dy (B, n) reshaped."""
     shape = like.shape[1:]
     y_shape = (shape[0], math.prod(shape[1:]))
@@ -35,4 +37,4 @@ def flatten() -> Layer:
         n_examples, *others = sizes("flatten", in_shape, least_rank=1)
         return (n_examples, math.prod(others)), {}
 
-    return layer(flatten_forward, flatten_backward, init)
+    return from_pair(flatten_forward, flatten_backward, init, name="flatten")

@@ -12,10 +12,12 @@ from jaxnn._checks import cotangent, float_array, parameters, random_key, whole
 from jaxnn._parallel import sharding_like
 from jaxnn.activations import Activation, get_activation
 from jaxnn.initializers import get_initializer
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
-def gated_mlp_forward(params: dict, x: jax.Array, activation: str | Activation = "silu"):
+def gated_mlp_forward(
+    params: dict, x: jax.Array, *, activation: str | Activation = "silu"
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """A multilayer perceptron whose hidden layer is a product; without biases.
 
     g = x wg,  u = x wu,  h = f(g) ⊙ u,  y = h wd
@@ -31,7 +33,9 @@ def gated_mlp_forward(params: dict, x: jax.Array, activation: str | Activation =
     return (get_activation(activation).value(g) * u) @ params["wd"], (x, g, u)
 
 
-def gated_mlp_backward(params: dict, cache, dy: jax.Array, activation: str | Activation = "silu"):
+def gated_mlp_backward(
+    params: dict, cache, dy: jax.Array, *, activation: str | Activation = "silu"
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """dh = dy wdᵀ,  du = dh ⊙ f(g),  dg = dh ⊙ u ⊙ f'(g);  each dw = inputᵀ doutput,  dx = dg wgᵀ + du wuᵀ."""
     x, g, u = cache
     dy = cotangent("gated_mlp_backward", "dy", dy, "x", x.shape, x.dtype)
@@ -50,6 +54,7 @@ def gated_mlp_backward(params: dict, cache, dy: jax.Array, activation: str | Act
 
 def gated_mlp(
     n_hidden: int,
+    *,
     activation: str | Activation = "silu",
     initializer: str | Callable[..., jax.Array] = "lecun_normal",
 ) -> Layer:
@@ -70,10 +75,11 @@ def gated_mlp(
         n = in_shape[-1]
         return in_shape, {"wg": draw(g, (n, n_hidden)), "wu": draw(u, (n, n_hidden)), "wd": draw(d, (n_hidden, n))}
 
-    return layer(
-        lambda params, x: gated_mlp_forward(params, x, f),
-        lambda params, cache, dy: gated_mlp_backward(params, cache, dy, f),
+    return from_pair(
+        lambda params, x: gated_mlp_forward(params, x, activation=f),
+        lambda params, cache, dy: gated_mlp_backward(params, cache, dy, activation=f),
         init,
+        name="gated_mlp",
     )
 
 

@@ -26,9 +26,9 @@ def multi_head_forward(
     causal: bool = False,
     rotary_base: float | None = None,
     mask: ArrayLike | None = None,
-    rate: float = 0.0,
+    dropout: float = 0.0,
     key: jax.Array | None = None,
-):
+) -> tuple[jax.Array, tuple]:
     """Attention between projections, n_heads heads side by side.
 
     q = x wq + bq,  k = m wk + bk,  v = m wv + bv,  each cut into heads;  q and k rotated if rotary_base is given
@@ -57,23 +57,25 @@ def multi_head_forward(
         q, q_turn = rotary_forward(q, base=rotary_base)
         k, k_turn = rotary_forward(k, base=rotary_base)
         turns = q_turn, k_turn
-    o, cache = attention_forward(q, k, v, causal=causal, mask=mask, rate=rate, key=key)
+    o, cache = attention_forward(q, k, v, causal=causal, mask=mask, dropout=dropout, key=key)
     o = _join(o)
     x = (query, memory) if isinstance(x, tuple) else query
     return _affine(params, "o", o), (x, turns, cache, o)
 
 
-def multi_head_backward(params: dict, cache, dy: jax.Array, rate: float = 0.0):
+def multi_head_backward(
+    params: dict, cache, dy: jax.Array, *, dropout: float = 0.0
+) -> tuple[dict[str, jax.Array], jax.Array | tuple[jax.Array, jax.Array]]:
     """Through wo, the heads' attention, the rotation, and wq, wk, wv; dx is a tuple where x was one.
 
-    do = dy woᵀ,  dwo = oᵀ dy,  dx = dq wqᵀ,  dm = dk wkᵀ + dv wvᵀ,  dwq = xᵀ dq,  …; rate is that of the forward pass.
+    do = dy woᵀ,  dwo = oᵀ dy,  dx = dq wqᵀ,  dm = dk wkᵀ + dv wvᵀ,  dwq = xᵀ dq,  …; dropout as in the forward pass.
     """
     x, turns, cache, o = cache
     query, memory = x if isinstance(x, tuple) else (x, x)
     dy = cotangent("multi_head_backward", "dy", dy, "the layer's output", query.shape, query.dtype)
     to_o, do = _affine_backward(params, "o", o, dy)
     n_heads = cache[0].shape[1]
-    dq, dk, dv = attention_backward(cache, _split(do, n_heads), rate)
+    dq, dk, dv = attention_backward(cache, _split(do, n_heads), dropout=dropout)
     if turns is not None:
         dq, dk = rotary_backward(turns[0], dq), rotary_backward(turns[1], dk)
     to_q, d_query = _affine_backward(params, "q", query, _join(dq))
@@ -86,8 +88,9 @@ def multi_head_backward(params: dict, cache, dy: jax.Array, rate: float = 0.0):
     return to_q | to_k | to_v | to_o, (d_query, dx) if isinstance(x, tuple) else dx
 
 
-def attention_step(params: dict, past, x: jax.Array, t: int | jax.Array, n_heads: int, rotary_base: float | None = None
-):
+def attention_step(
+    params: dict, past, x: jax.Array, t: int | jax.Array, n_heads: int, *, rotary_base: float | None = None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """One more token of causal self attention: what `multi_head_forward` gives at position t, for one position's work.
 
     past: (k, v), each (B, K, T_max, d), zeros at first; x and y (B, 1, D); t: the position of x, 0 <= t < T_max.
@@ -99,7 +102,7 @@ def attention_step(params: dict, past, x: jax.Array, t: int | jax.Array, n_heads
         raise ValueError(f"attention_step: t has shape {t.shape}, expected one position, that of all examples")
     q, k, v = _project(params, *_check(params, x, n_heads), n_heads)
     if rotary_base is not None:
-        q, k = rotary_forward(q, t, rotary_base)[0], rotary_forward(k, t, rotary_base)[0]
+        q, k = (rotary_forward(a, offset=t, base=rotary_base)[0] for a in (q, k))
     k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, t, axis=2) for old, new in zip(past, (k, v), strict=True))
     o, _ = attention_forward(q, k, v, mask=(jnp.arange(k.shape[2], dtype=jnp.int32) <= t)[None])
     return _affine(params, "o", _join(o)), (k, v)
@@ -111,28 +114,28 @@ def attention(
     *,
     causal: bool = False,
     rotary_base: float | None = None,
-    bias: bool = False,
-    rate: float = 0.0,
+    use_bias: bool = False,
+    dropout: float = 0.0,
     initializer: str | Callable[..., jax.Array] = "lecun_normal",
 ) -> Layer:
     """Attention of a sequence to itself, or of a sequence to another one; see `multi_head_forward` for the formulas.
 
     x (B, T, D): self attention. x = (x (B, T, D), memory (B, N, M)): cross attention, and in_shape and dx are tuples
     too; y and out_shape (B, T, D). n_heads query heads share n_kv_heads key heads (default: as many). rotary_base: that
-    of rotary positions, usually 10_000.0; None for no rotation. rate: of dropout on the weights, in training.
+    of rotary positions, usually 10_000.0; None for no rotation. dropout: its probability on the weights, in training.
     ctx.mask (B, N) or (1, N): True = a real token of the sequence that is looked at. The others are seen by none and
     read as 0, even if NaN; what is put out in their own places means nothing. It is no (T, T) mask of which query may
     see which key: for that there is causal.
     The weights are drawn by the initializer, the biases are 0.
     Raises ValueError where n_kv_heads does not divide n_heads or n_heads not D, and D / n_heads is odd with rotary
-    positions; where x, params or ctx.mask do not fit; and when train is True with rate > 0 and without a key.
+    positions; where x, params or ctx.mask do not fit; and when train is True with dropout > 0 and without a key.
     """
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
     whole("attention", "n_heads", n_heads, least=1)
     whole("attention", "n_kv_heads", n_kv_heads, least=1)
     if n_heads % n_kv_heads:
         raise ValueError(f"attention: n_kv_heads = {n_kv_heads} does not divide n_heads = {n_heads}")
-    fraction("attention", "rate", rate)
+    fraction("attention", "dropout", dropout)
     draw = get_initializer(initializer)
 
     def init(key, in_shape, /):
@@ -148,24 +151,24 @@ def attention(
         shapes = {"q": (n, n), "k": (memory[-1], n_kv), "v": (memory[-1], n_kv), "o": (n, n)}
         keys = jax.random.split(key, 4)
         params = {f"w{name}": draw(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)}
-        if bias:
+        if use_bias:
             params |= {f"b{name}": jnp.zeros(shape[1], params["wq"].dtype) for name, shape in shapes.items()}
         return query, params, ()
 
     def forward(params, state, x, ctx, /):
-        active = rate if ctx.train else 0.0
+        active = dropout if ctx.train else 0.0
         if active > 0 and ctx.key is None:
             raise ValueError("attention: train=True needs random numbers; pass Ctx(train=True, key=jax.random.key(…))")
         mask = ctx.token_mask("attention", x[0] if isinstance(x, tuple) else x)
         y, cache = multi_head_forward(
-            params, x, n_heads, causal=causal, rotary_base=rotary_base, mask=mask, rate=active, key=ctx.key
+            params, x, n_heads, causal=causal, rotary_base=rotary_base, mask=mask, dropout=active, key=ctx.key
         )
         return y, state, cache
 
     def backward(params, cache, dy, /):
-        return multi_head_backward(params, cache, dy, rate)
+        return multi_head_backward(params, cache, dy, dropout=dropout)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "attention")
 
 
 def _project(params, query, memory, n_heads):

@@ -29,13 +29,13 @@ import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, parameters, positive, whole
 from jaxnn._parallel import reshaped
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers._moments import at_good_scaling, centred, moments, reciprocal_root, scaling_of
 
 # ---------------------------------------------------------------- layer norm
 
 
-def layer_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
+def layer_norm_forward(params: dict, x: jax.Array, *, eps: float = 1e-5) -> tuple[jax.Array, tuple]:
     """Each position normalised over its features.
 
     μ = mean_C x,  v = mean_C (x - μ)²,  r = 1/sqrt(v + eps),  x̂ = (x - μ) r,  y = scale ⊙ x̂ + shift
@@ -56,7 +56,7 @@ def layer_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     return y.astype(x.dtype), (x, m)
 
 
-def layer_norm_backward(params: dict, cache, dy: jax.Array):
+def layer_norm_backward(params: dict, cache, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  ĝ = scale ⊙ dy,  dx = r (ĝ - mean_C ĝ - x̂ mean_C(ĝ x̂))."""
     x, m = cache
     scale, dy = _row(params["scale"], x), _wide_dy("layer_norm_backward", dy, x)
@@ -69,7 +69,7 @@ def layer_norm_backward(params: dict, cache, dy: jax.Array):
     return _as(params, {"scale": (dy * x_hat).sum(batch), "shift": dy.sum(batch)}), dx.astype(x.dtype)
 
 
-def layer_norm(eps: float = 1e-5) -> Layer:
+def layer_norm(*, eps: float = 1e-5) -> Layer:
     """Each position normalised over its features; see `layer_norm_forward`. The scale starts at 1, the shift at 0."""
     return _layer("layer_norm", layer_norm_forward, layer_norm_backward, ("scale", "shift"), eps)
 
@@ -77,7 +77,7 @@ def layer_norm(eps: float = 1e-5) -> Layer:
 # ---------------------------------------------------------------- RMS norm
 
 
-def rms_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
+def rms_norm_forward(params: dict, x: jax.Array, *, eps: float = 1e-5) -> tuple[jax.Array, tuple]:
     """Each position divided by the root of its mean square: layer norm that leaves the mean alone.
 
     r = 1/sqrt(mean_C x² + eps),  x̂ = x r,  y = scale ⊙ x̂
@@ -103,7 +103,7 @@ def rms_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     return y.astype(x.dtype), (x, scaling, rstd)
 
 
-def rms_norm_backward(params: dict, cache, dy: jax.Array):
+def rms_norm_backward(params: dict, cache, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dscale = Σ dy ⊙ x̂,  ĝ = scale ⊙ dy,  dx = r (ĝ - x̂ mean_C(ĝ x̂))."""
     x, scaling, rstd = cache
     scale, dy = _row(params["scale"], x), _wide_dy("rms_norm_backward", dy, x)
@@ -113,7 +113,7 @@ def rms_norm_backward(params: dict, cache, dy: jax.Array):
     return _as(params, {"scale": (dy * x_hat).sum(tuple(range(x.ndim - 1)))}), dx.astype(x.dtype)
 
 
-def rms_norm(eps: float = 1e-5) -> Layer:
+def rms_norm(*, eps: float = 1e-5) -> Layer:
     """Each position divided by its root mean square; see `rms_norm_forward`. The scale starts at 1."""
     return _layer("rms_norm", rms_norm_forward, rms_norm_backward, ("scale",), eps)
 
@@ -121,7 +121,7 @@ def rms_norm(eps: float = 1e-5) -> Layer:
 # ---------------------------------------------------------------- group and instance norm
 
 
-def group_norm_forward(params: dict, x: jax.Array, groups: int, eps: float = 1e-5):
+def group_norm_forward(params: dict, x: jax.Array, groups: int, *, eps: float = 1e-5) -> tuple[jax.Array, tuple]:
     """The channels of each example in groups, each group normalised over its channels and all positions.
 
     μ, v, r, x̂ as for layer norm, the means over a group: all positions (...) and C / groups neighbouring channels
@@ -144,7 +144,7 @@ def group_norm_forward(params: dict, x: jax.Array, groups: int, eps: float = 1e-
     return y.astype(x.dtype), (x, m)
 
 
-def group_norm_backward(params: dict, cache, dy: jax.Array):
+def group_norm_backward(params: dict, cache, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  ĝ = scale ⊙ dy,  dx = r (ĝ - mean ĝ - x̂ mean(ĝ x̂)), means over a group."""
     x, m = cache
     grouped = _grouped(x.shape, groups=m.rstd.shape[2])  # (B, S, G, K)
@@ -160,7 +160,7 @@ def group_norm_backward(params: dict, cache, dy: jax.Array):
     return _as(params, dparams), reshaped(dx, *x.shape).astype(x.dtype)
 
 
-def group_norm(groups: int, eps: float = 1e-5) -> Layer:
+def group_norm(groups: int, *, eps: float = 1e-5) -> Layer:
     """Groups of channels normalised in each example; see `group_norm_forward`. The scale starts at 1, the shift at 0.
 
     group_norm(1) is layer norm over positions and channels together.
@@ -175,7 +175,7 @@ def _grouped(shape: tuple[int, ...], groups: int) -> tuple[int, int, int, int]:
     return shape[0], math.prod(shape[1:-1]), groups, shape[-1] // groups
 
 
-def instance_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
+def instance_norm_forward(params: dict, x: jax.Array, *, eps: float = 1e-5) -> tuple[jax.Array, tuple]:
     """Each channel of each example normalised over its positions: group norm with as many groups as channels.
 
     μ, v, r, x̂ as for layer norm, the means over all positions (...),  y = scale ⊙ x̂ + shift
@@ -195,7 +195,7 @@ def instance_norm_forward(params: dict, x: jax.Array, eps: float = 1e-5):
     return reshaped(y, *x.shape).astype(x.dtype), (x, m)
 
 
-def instance_norm_backward(params: dict, cache, dy: jax.Array):
+def instance_norm_backward(params: dict, cache, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  dx = scale r (dy - mean dy - x̂ mean(dy ⊙ x̂)), means over positions."""
     x, m = cache
     rows = (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # (B, S, C)
@@ -208,7 +208,7 @@ def instance_norm_backward(params: dict, cache, dy: jax.Array):
     return _as(params, dparams), reshaped(dx, *x.shape).astype(x.dtype)
 
 
-def instance_norm(eps: float = 1e-5) -> Layer:
+def instance_norm(*, eps: float = 1e-5) -> Layer:
     """Channels normalised over their positions; see `instance_norm_forward`. The scale starts at 1, the shift at 0."""
     return _layer("instance_norm", instance_norm_forward, instance_norm_backward, ("scale", "shift"), eps)
 
@@ -226,7 +226,7 @@ def _layer(who: str, forward: Callable, backward: Callable, names: tuple[str, ..
         start = {"scale": jnp.ones, "shift": jnp.zeros}
         return in_shape, {name: start[name](in_shape[-1]) for name in names}
 
-    return layer(functools.partial(forward, eps=eps), backward, init)
+    return from_pair(functools.partial(forward, eps=eps), backward, init, name=who)
 
 
 def _check(who: str, params: dict, x, names: tuple[str, ...], eps: float) -> jax.Array:

@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxnn._checks import at_least_float32, cotangent, float_array, remember, sizes
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 from jaxnn.layers._windows import Padding, PerAxis, fold_taps, sum_taps, taps, windows_over
 
 Stride = PerAxis | None  # None: the size of the window
@@ -24,8 +24,8 @@ Stride = PerAxis | None  # None: the size of the window
 
 
 def max_pool_forward(
-    params: dict, x: ArrayLike, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
-):
+    params: dict, x: ArrayLike, window: Sequence[int], *, stride: Stride = None, padding: Padding = "valid"
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The largest number that the window sees.
 
     y[b, o]  = max_k x̃[b, s·o + k - front]                                    x̃ = x, and -inf on padding
@@ -62,8 +62,8 @@ def max_pool_forward(
 
 
 def max_pool_backward(
-    params: dict, cache, dy: jax.Array, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
-):
+    params: dict, cache, dy: jax.Array, window: Sequence[int], *, stride: Stride = None, padding: Padding = "valid"
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx[b, i] = Σ dy[b, o]  over the o whose largest is x[b, i]."""
     which, like = cache
     dy = cotangent("max_pool_backward", "dy", dy, "the layer's output", which.shape)
@@ -75,7 +75,7 @@ def max_pool_backward(
     return {}, sum_taps(from_tap, [which, dy], windows).astype(like.dtype)
 
 
-def max_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "valid") -> Layer:
+def max_pool(window: Sequence[int], *, stride: Stride = None, padding: Padding = "valid") -> Layer:
     """The largest number of each window; see `max_pool_forward`. The stride is the window's size if not given."""
     return _layer("max_pool", max_pool_forward, max_pool_backward, window, stride, padding)
 
@@ -84,8 +84,8 @@ def max_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "v
 
 
 def avg_pool_forward(
-    params: dict, x: ArrayLike, window: Sequence[int], stride: Stride = None, padding: Padding = "valid"
-):
+    params: dict, x: ArrayLike, window: Sequence[int], *, stride: Stride = None, padding: Padding = "valid"
+) -> tuple[jax.Array, jax.Array]:
     """The mean of what the window sees of x; padding is not counted.
 
     y[b, o]  = Σ_k x̃[b, s·o + k - front] / n[o]                               x̃ = x, and 0 on padding
@@ -113,9 +113,10 @@ def avg_pool_backward(
     like: jax.Array,
     dy: jax.Array,
     window: Sequence[int],
+    *,
     stride: Stride = None,
     padding: Padding = "valid",
-):
+) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i."""
     shape, wide = like.shape[1:], at_least_float32(like.dtype)
     windows = _windows("avg_pool", shape, window, stride, padding)
@@ -124,12 +125,12 @@ def avg_pool_backward(
     return {}, sum_taps(lambda k, share: share, [share], windows).astype(like.dtype)
 
 
-def avg_pool(window: Sequence[int], stride: Stride = None, padding: Padding = "valid") -> Layer:
+def avg_pool(window: Sequence[int], *, stride: Stride = None, padding: Padding = "valid") -> Layer:
     """The mean of each window; see `avg_pool_forward`. The stride is the window's size if not given."""
     return _layer("avg_pool", avg_pool_forward, avg_pool_backward, window, stride, padding)
 
 
-def global_avg_pool_forward(params: dict, x: ArrayLike):
+def global_avg_pool_forward(params: dict, x: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """The mean over all spatial axes.
 
     y = Σ_i x[:, i] / n,  dx[:, i] = dy / n                                   n = Π in
@@ -145,7 +146,7 @@ def global_avg_pool_forward(params: dict, x: ArrayLike):
     return (x.astype(at_least_float32(x.dtype)).sum(space) / math.prod(x.shape[1:-1])).astype(x.dtype), remember(x)
 
 
-def global_avg_pool_backward(params: dict, like: jax.Array, dy: jax.Array):
+def global_avg_pool_backward(params: dict, like: jax.Array, dy: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx[:, i] = dy / n."""
     shape = like.shape[1:]
     dy = cotangent("global_avg_pool_backward", "dy", dy, "the layer's output", (shape[0], shape[-1]), like.dtype)
@@ -160,7 +161,7 @@ def global_avg_pool() -> Layer:
         in_shape = sizes("global_avg_pool", in_shape, least_rank=3)
         return (in_shape[0], in_shape[-1]), {}
 
-    return layer(global_avg_pool_forward, global_avg_pool_backward, init)
+    return from_pair(global_avg_pool_forward, global_avg_pool_backward, init, name="global_avg_pool")
 
 
 # ---------------------------------------------------------------- what they share
@@ -173,7 +174,7 @@ def _layer(who, forward, backward, window, stride, padding):
         windows = _windows(who, in_shape, window, stride, padding)
         return (in_shape[0], *(w.n_out for w in windows), in_shape[-1]), {}
 
-    return layer(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init)
+    return from_pair(functools.partial(forward, **arguments), functools.partial(backward, **arguments), init, name=who)
 
 
 def _windows(who, shape, window, stride, padding):

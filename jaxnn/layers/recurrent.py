@@ -27,7 +27,7 @@ def recurrent_forward(
     mask: ArrayLike | None = None,
     chunk: int | None = None,
     truncate: int | None = None,
-):
+) -> tuple[jax.Array, Any, Whole | Chunks]:
     """A cell along a sequence; its backward is backpropagation through time.
 
     s_t = cell(s_(t-1), x_t), or s_(t-1) where mask_t is False,  for t = 0 … T-1;  h_t is the first array of s_t
@@ -73,7 +73,9 @@ def recurrent_forward(
     return h.astype(x.dtype), _as_given(tuple(s.astype(x.dtype) for s in last)), cache
 
 
-def recurrent_backward(cell: str | Cell, params: dict, cache, dh: ArrayLike | None, dstate: Any = None):
+def recurrent_backward(
+    cell: str | Cell, params: dict, cache, dh: ArrayLike | None, dstate: Any = None
+) -> tuple[dict[str, jax.Array], jax.Array, Any]:
     """(dparams, dx, dstate), dstate that of the first state: ds_t += (dh_t, 0), and so on as in `recurrent_forward`.
 
     dh (B, T, H) is ∂L/∂h, the argument dstate ∂L/∂(the last state), like it h or (h, c); None for zeros.
@@ -174,7 +176,7 @@ def _layer(name, n_units, last, chunk, truncate, initializer):
         dparams, dx, _ = recurrent_backward(cell, params, cache, dh, dstate)
         return dparams, dx
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, name)
 
 
 def _as_tuple(state):

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 
+import jax
+
 from jaxnn._checks import array, cotangent, remember, whole_each
 from jaxnn._parallel import reshaped
-from jaxnn.layer import Layer, layer
+from jaxnn.layer import Layer, from_pair
 
 
-def reshape_forward(params: dict, x, shape: Sequence[int]):
+def reshape_forward(params: dict, x, shape: Sequence[int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """All axes but the batch in another shape.
 
     y (B, *shape) = x (B, ...) reshaped,  dx = dy reshaped back
@@ -21,7 +23,7 @@ def reshape_forward(params: dict, x, shape: Sequence[int]):
     return y, (remember(x), remember(y))
 
 
-def reshape_backward(params: dict, cache, dy):
+def reshape_backward(params: dict, cache, dy) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx (B, ...) = dy (B, *shape) reshaped back."""
     like_x, like_y = cache
     dy = cotangent("reshape_backward", "dy", dy, "the layer's output", like_y.shape[1:], like_y.dtype)
@@ -33,10 +35,11 @@ def reshape(shape: Sequence[int]) -> Layer:
     shape = whole_each("reshape", "shape", shape, least=-1)
     if shape.count(-1) > 1:
         raise ValueError(f"reshape: shape {shape}, expected sizes of 0 or greater, and at most one -1")
-    return layer(
+    return from_pair(
         lambda params, x: reshape_forward(params, x, shape),
         reshape_backward,
         lambda key, in_shape: (_reshaped(in_shape, shape), {}),
+        name="reshape",
     )
 
 
@@ -54,7 +57,7 @@ def _reshaped(in_shape, shape):
     return (in_shape[0], *shape)
 
 
-def transpose_forward(params: dict, x, axes: Sequence[int]):
+def transpose_forward(params: dict, x, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
     """All axes but the batch in another order.
 
     y = x with its axes in the order (0, *axes),  dx = dy with them put back
@@ -66,7 +69,7 @@ def transpose_forward(params: dict, x, axes: Sequence[int]):
     return y, remember(y)
 
 
-def transpose_backward(params: dict, like, dy, axes: Sequence[int]):
+def transpose_backward(params: dict, like, dy, axes: Sequence[int]) -> tuple[dict[str, jax.Array], jax.Array]:
     """dx = dy with its axes put back: axis axes[i] of dx is axis i + 1 of dy."""
     dy = cotangent("transpose_backward", "dy", dy, "the layer's output", like.shape[1:], like.dtype)
     order = _order(dy.ndim, axes)
@@ -79,10 +82,11 @@ def transpose(axes: Sequence[int]) -> Layer:
     axes counts the batch as axis 0, which stays where it is; see `transpose_forward`.
     """
     axes = whole_each("transpose", "axes", axes, least=0)
-    return layer(
+    return from_pair(
         lambda params, x: transpose_forward(params, x, axes),
         lambda params, cache, dy: transpose_backward(params, cache, dy, axes),
         lambda key, in_shape: (tuple(in_shape[i] for i in _order(len(in_shape), axes)), {}),
+        name="transpose",
     )
 
 

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxnn._checks import at_least_float32, cotangent, float_array, integers, remember
 
 
-def cos_sin(positions: jax.Array, n: int, base: float = 10_000.0, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
+def cos_sin(positions: jax.Array, n: int, *, base: float = 10_000.0, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of n angles for each position: the fastest turns by 1 radian a step, the others ever less.
 
     θ_ti = t ω_i,  ω_i = base^(-i/n),  i = 0 … n - 1
@@ -41,7 +41,9 @@ def cos_sin(positions: jax.Array, n: int, base: float = 10_000.0, dtype=jnp.floa
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotary_forward(x: ArrayLike, offset: ArrayLike = 0, base: float = 10_000.0):
+def rotary_forward(
+    x: ArrayLike, *, offset: ArrayLike = 0, base: float = 10_000.0
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Turn the features of each position, so that the product of a query and a key depends on their distance alone.
 
     With x = [a, b] the two halves of the features, c_ti = cos θ_ti, s_ti = sin θ_ti and θ as in `cos_sin`, t from
@@ -72,11 +74,11 @@ def rotary_forward(x: ArrayLike, offset: ArrayLike = 0, base: float = 10_000.0):
             f"example of an x (B, ..., T, d)"
         )
     positions = offset[..., None] + jnp.arange(x.shape[-2], dtype=jnp.int32).reshape((1,) * offset.ndim + (-1,))
-    cos, sin = cos_sin(positions, x.shape[-1] // 2, base, at_least_float32(x.dtype))
+    cos, sin = cos_sin(positions, x.shape[-1] // 2, base=base, dtype=at_least_float32(x.dtype))
     return _turn(x, cos, sin), (cos, sin, remember(x))
 
 
-def rotary_backward(cache, dy: jax.Array):
+def rotary_backward(cache, dy: jax.Array) -> jax.Array:
     """dx = [da ⊙ c + db ⊙ s,  db ⊙ c - da ⊙ s]: the rotation by -θ; dy = [da, db] has x's shape."""
     cos, sin, like = cache
     dy = cotangent("rotary_backward", "dy", dy, "x", like.shape[1:], cos.dtype)

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxnn._checks import at_least_float32, cotangent, parameters
-from jaxnn.layer import Layer
+from jaxnn.layer import Layer, in_part
 from jaxnn.layers._moments import scaling_of
 
 
-def weight_norm_forward(params: dict):
+def weight_norm_forward(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     """Weights of a given length: those of each output are g long and point where v points.
 
     v̂ = v/‖v‖,  w = g v̂,  the norm over all axes but the last, which is that of the outputs
@@ -37,7 +37,7 @@ def weight_norm_forward(params: dict):
     return (_row(g, v) * direction).astype(params["v"].dtype), (direction, scaling, inverse)
 
 
-def weight_norm_backward(params: dict, cache, dw: jax.Array):
+def weight_norm_backward(params: dict, cache, dw: jax.Array) -> dict[str, jax.Array]:
     """dg = Σ dw ⊙ v̂,  dv = g/‖v‖ (dw - v̂ dg)."""
     direction, scaling, inverse = cache
     g, v = params["g"], params["v"]
@@ -58,7 +58,8 @@ def weight_norm(inner: Layer) -> Layer:
     """
 
     def init(key, in_shape, /):
-        out_shape, params, state = inner.init(key, in_shape)
+        with in_part("weight_norm", (inner,)):
+            out_shape, params, state = inner.init(key, in_shape)
         if not (isinstance(params, dict) and "w" in params and {"g", "v"}.isdisjoint(params)):
             found = sorted(params) if isinstance(params, dict) else f"a {type(params).__name__}"
             raise ValueError(
@@ -71,14 +72,16 @@ def weight_norm(inner: Layer) -> Layer:
 
     def forward(params, state, x, ctx, /):
         inner_params, _ = _with_w(params)
-        return inner.forward(inner_params, state, x, ctx)
+        with in_part("weight_norm", (inner,)):
+            return inner.forward(inner_params, state, x, ctx)
 
     def backward(params, cache, dy, /):
         inner_params, weight_cache = _with_w(params)
-        dparams, dx = inner.backward(inner_params, cache, dy)
+        with in_part("weight_norm", (inner,)):
+            dparams, dx = inner.backward(inner_params, cache, dy)
         return {**_without(dparams, "w"), **weight_norm_backward(params, weight_cache, dparams["w"])}, dx
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "weight_norm", (inner,), weight_norm)
 
 
 def _with_w(params: dict):

@@ -20,9 +20,10 @@ def cnn(
     channels: Sequence[int],
     hidden: Sequence[int],
     n_out: int,
+    *,
     activation: str | Activation = "relu",
     initializer: str | Callable[..., jax.Array] = "he_normal",
-    rate: float = 0.0,
+    dropout: float = 0.0,
 ) -> Layer:
     """A convolutional network as a Layer: a stage for each entry of channels, then an `mlp` of what is left.
 
@@ -31,7 +32,7 @@ def cnn(
 
     A stage: a 3×3 convolution to so many channels, without a bias since batch norm shifts; batch norm; the largest of
     each 2×2, which halves H and W (rounded down); the activation f, here after the pooling, where there is a quarter to
-    calculate: for a rising f, such as relu, it is the same. rate: of the dropout in the mlp.
+    calculate: for a rising f, such as relu, it is the same. dropout: its probability in the mlp.
     x (B, H, W, C), grey images have C = 1; y (B, n_out): logits, or the predicted values.
     State: the running statistics of batch norm; ctx.mask (B,): True = a real example, see `jaxnn.layers.batch_norm`.
     Raises ValueError for images that are smaller than 2 in a stage, and where the layers do.
@@ -49,4 +50,5 @@ def cnn(
             max_pool((2, 2)),
             activation_layer(activation),
         ]
-    return serial(*layers, mlp(hidden, n_out, activation, initializer, rate))
+    head = mlp(hidden, n_out, activation=activation, initializer=initializer, dropout=dropout)
+    return serial(*layers, head, name="cnn")

@@ -3,6 +3,7 @@
 Shapes: B batch, T positions, V vocabulary, D features (width), H heads.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -14,12 +15,19 @@ from jaxnn._checks import array, cotangent, fraction, named, random_key, same_sh
 from jaxnn._parallel import sharding_like
 from jaxnn.combinators import repeat, residual, serial
 from jaxnn.initializers import normal
-from jaxnn.layer import Ctx, Layer
-from jaxnn.layers import attention, dropout, gated_mlp, learned_positions, rms_norm
-from jaxnn.layers.embedding import embedding_backward, embedding_forward
+from jaxnn.layer import Ctx, Layer, in_part
+from jaxnn.layers import (
+    attention,
+    embedding_backward,
+    embedding_forward,
+    gated_mlp,
+    learned_positions,
+    rms_norm,
+)
+from jaxnn.layers import dropout as dropout_layer
 
 
-def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer):
+def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer) -> tuple[jax.Array, Any, tuple]:
     """A body between a table and the same table again: what stands for an id at the input also scores it at the output.
 
     x = √D table[ids],  h = body(x),  y = h tableᵀ
@@ -42,18 +50,20 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
         raise ValueError(f"a language model: ids have shape {ids.shape}, expected (B, T)")
     rows, ids = embedding_forward({"table": params["table"]}, ids)
     x = math.sqrt(rows.shape[-1]) * rows
-    h, state, cache = body.forward(params["body"], state, x, ctx)
+    with in_part("gpt", (body,)):
+        h, state, cache = body.forward(params["body"], state, x, ctx)
     same_shape("a language model", "what the body puts out", h, "its input", x.shape)
     return h @ params["table"].T, state, (ids, cache, h)
 
 
-def tied_backward(params: dict, cache, dy: jax.Array, body: Layer):
+def tied_backward(params: dict, cache, dy: jax.Array, body: Layer) -> tuple[dict, None]:
     """(dparams, None): dtable = dyᵀ h + √D Σ_bt [ids_bt = v] dx_bt,  dh = dy table, dx of the body; ids have none."""
     ids, cache, h = cache
     table = params["table"]
     dy = cotangent("tied_backward", "dy", dy, "the scores", (*h.shape[:2], table.shape[0]), h.dtype)
     at_output = jnp.tensordot(dy, h, ((0, 1), (0, 1)), out_sharding=sharding_like(table, h))
-    dbody, dx = body.backward(params["body"], cache, dy @ table)
+    with in_part("gpt", (body,)):
+        dbody, dx = body.backward(params["body"], cache, dy @ table)
     at_input, _ = embedding_backward({"table": table}, ids, math.sqrt(table.shape[1]) * dx)
     return {"table": at_output + at_input["table"], "body": dbody}, None
 
@@ -65,7 +75,7 @@ def gpt(
     n_heads: int,
     *,
     max_length: int | None = None,
-    rate: float = 0.0,
+    dropout: float = 0.0,
 ) -> Layer:
     """A GPT as a Layer: x = ids (B, T) integers, y = logits (B, T, V) of the id that comes next after each.
 
@@ -74,14 +84,14 @@ def gpt(
 
     The table at both ends: `tied_forward`. Attention: causal, n_heads heads, positions by rotation; with max_length
     learned positions instead, for T up to that. The gated MLP (SwiGLU) has 8/3 width hidden neurons, rounded up to a
-    multiple of 8. Nothing has a bias. rate: of the dropout, in training, on x_0, on the weights of the attention and
-    on what each block adds. ctx.mask (B, T) or (1, T): True = a real token; the others are not attended to.
+    multiple of 8. Nothing has a bias. dropout: its probability, in training, on x_0, on the weights of the attention
+    and on what each block adds. ctx.mask (B, T) or (1, T): True = a real token; the others are not attended to.
     The blocks are one `repeat`: their params have a leading axis n_layers, and compiling takes as long as for one. To
     an optimizer their scales (n_layers, D) look like weights: `adamw(…, decays=lambda p: p.ndim > 2)` decays only the
     blocks' matrices.
     The rows of the table are drawn with a length near 1: entries of x_0, and scores of all ids but the last, near 1.
     Raises ValueError where n_heads does not divide width, or into an odd number with rotary positions, for sizes below
-    1, unless 0 <= rate < 1, and for ids that are not (B, T), are too long or have no row.
+    1, unless 0 <= dropout < 1, and for ids that are not (B, T), are too long or have no row.
     Source: Radford et al. 2019 (GPT-2); RMS norm, rotation and SwiGLU as in Touvron et al. 2023 (arXiv:2302.13971).
 
     >>> model = gpt(vocabulary=256, width=64, n_layers=2, n_heads=4)
@@ -91,7 +101,7 @@ def gpt(
     """
     for name, value in (("vocabulary", vocabulary), ("width", width), ("n_heads", n_heads)):
         whole("gpt", name, value, least=1)
-    fraction("gpt", "rate", rate)
+    fraction("gpt", "dropout", dropout)
     if width % n_heads or (max_length is None and width // n_heads % 2):
         raise ValueError(
             f"gpt: n_heads = {n_heads} must divide width = {width}"
@@ -99,18 +109,22 @@ def gpt(
         )
     n_hidden = 8 * -(-width // 3)
     base = 10_000.0 if max_length is None else None
-    attend = serial(rms_norm(), attention(n_heads, causal=True, rotary_base=base, rate=rate), dropout(rate))
-    think = serial(rms_norm(), gated_mlp(n_hidden), dropout(rate))
+    drop = dropout_layer(dropout)
+    attend = serial(rms_norm(), attention(n_heads, causal=True, rotary_base=base, dropout=dropout), drop)
+    think = serial(rms_norm(), gated_mlp(n_hidden), drop)
     positions = () if max_length is None else (learned_positions(max_length),)
     blocks = repeat(serial(residual(attend), residual(think)), n_layers)
-    body = serial(*positions, dropout(rate), blocks, rms_norm())
+    return _tied(vocabulary, width, serial(*positions, drop, blocks, rms_norm(), name="body"))
 
+
+def _tied(vocabulary: int, width: int, body: Layer) -> Layer:
     def init(key, in_shape, /):
         random_key("gpt", key)
         in_shape = sizes("gpt", in_shape)
         table_key, body_key = jax.random.split(key)
         table = normal(table_key, (vocabulary, width), stddev=1 / math.sqrt(width))
-        _, params, state = body.init(body_key, (*in_shape, width))
+        with in_part("gpt", (body,)):
+            _, params, state = body.init(body_key, (*in_shape, width))
         return (*in_shape, vocabulary), {"table": table, "body": params}, state
 
     def forward(params, state, ids, ctx, /):
@@ -119,4 +133,4 @@ def gpt(
     def backward(params, cache, dy, /):
         return tied_backward(params, cache, dy, body)
 
-    return Layer(init, forward, backward)
+    return Layer(init, forward, backward, "gpt", (body,), functools.partial(_tied, vocabulary, width))

@@ -14,11 +14,13 @@ from jaxnn.activations import Activation, get_activation
 from jaxnn.combinators import serial
 from jaxnn.layer import Layer
 from jaxnn.layers import activation as activation_layer
-from jaxnn.layers import dense, dropout, flatten
-from jaxnn.layers.dense import dense_forward
+from jaxnn.layers import dense, dense_forward, flatten
+from jaxnn.layers import dropout as dropout_layer
 
 
-def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str | Activation]):
+def mlp_forward(
+    params: Sequence[dict], x: jax.Array, activations: Sequence[str | Activation]
+) -> tuple[jax.Array, tuple]:
     """L dense layers, each with its own activation.
 
     a^0 = x;  z^l = a^(l-1) @ w^l + b^l,  a^l = f^l(z^l),  l = 1 … L;  y = a^L
@@ -47,7 +49,9 @@ def mlp_forward(params: Sequence[dict], x: jax.Array, activations: Sequence[str 
     return a, tuple(cache)
 
 
-def mlp_backward(params: Sequence[dict], cache, dy: jax.Array, activations: Sequence[str | Activation]):
+def mlp_backward(
+    params: Sequence[dict], cache, dy: jax.Array, activations: Sequence[str | Activation]
+) -> tuple[Sequence[dict[str, jax.Array]], jax.Array]:
     """Backpropagation: from ∂L/∂y to the gradients of every layer's weights and biases, and of x.
 
     δ^l = ∂L/∂z^l:    δ^L = dy ⊙ f^L'(z^L),   δ^(l-1) = (δ^l w^lᵀ) ⊙ f^(l-1)'(z^(l-1))
@@ -73,14 +77,15 @@ def mlp_backward(params: Sequence[dict], cache, dy: jax.Array, activations: Sequ
 def mlp(
     hidden: Sequence[int],
     n_out: int,
+    *,
     activation: str | Activation = "relu",
     initializer: str | Callable[..., jax.Array] = "he_normal",
-    rate: float = 0.0,
+    dropout: float = 0.0,
 ) -> Layer:
     """A multilayer perceptron as a Layer: for each hidden size dense, activation, dropout; then a dense output.
 
     The input is flattened, so images (B, 28, 28) and rows (B, 784) both do; the output is linear (logits, or the
-    predicted values). rate is dropout's, 0 for none.
+    predicted values). dropout: its probability, 0 for no dropout layers.
 
     >>> out_shape, params, state = mlp((256, 128), 10).init(jax.random.key(0), (1, 28, 28))
     >>> out_shape
@@ -88,7 +93,7 @@ def mlp(
     """
     layers = [flatten()]
     for n in whole_each("mlp", "hidden", hidden, least=1):
-        layers += [dense(n, initializer), activation_layer(activation)]
-        if rate != 0:
-            layers.append(dropout(rate))
-    return serial(*layers, dense(n_out, initializer))
+        layers += [dense(n, initializer=initializer), activation_layer(activation)]
+        if dropout != 0:
+            layers.append(dropout_layer(dropout))
+    return serial(*layers, dense(n_out, initializer=initializer), name="mlp")

@@ -10,7 +10,7 @@ from jaxnn._checks import array, float_array, non_negative, random_key, whole
 from jaxnn.layer import Ctx, Layer
 
 
-def sample(key: jax.Array, logits: jax.Array, temperature: float = 1.0, top_k: int | None = None) -> jax.Array:
+def sample(key: jax.Array, logits: jax.Array, *, temperature: float = 1.0, top_k: int | None = None) -> jax.Array:
     """An id drawn with the probabilities softmax(logits / temperature), of the top_k likeliest alone.
 
     logits (..., V); ids (...) int32. temperature below 1 prefers the likely, 0 takes the likeliest (first of equals);
@@ -67,7 +67,7 @@ def generate(
         seen = jax.lax.dynamic_slice_in_dim(text, start, window, axis=1)  # what stands at i and after plays no part
         logits, _, _ = model.forward(params, state, seen, Ctx())
         last = jax.lax.dynamic_index_in_dim(logits, i - 1 - start, axis=1, keepdims=False)
-        new = sample(jax.random.fold_in(key, i), last, temperature, top_k)
+        new = sample(jax.random.fold_in(key, i), last, temperature=temperature, top_k=top_k)
         return text.at[:, i].set(new), None
 
     text, _ = jax.lax.scan(write, text, jnp.arange(n_given, n_given + n))

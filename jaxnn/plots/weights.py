@@ -33,8 +33,9 @@ def weights(w: ArrayLike, image_shape: tuple[int, ...], count: int = 64) -> "Fig
     images = np.moveaxis(columns, 3, 2).reshape(len(columns), image_shape[0], -1)
     largest = float(np.abs(images).max()) or 1.0
     figure, axes = panels(len(images), 8, 1.1 * min(images.shape[2] / images.shape[1], 3), 1.0)
+    drawn = []
     for ax, image in zip(axes, images, strict=True):
         image_panel(ax)
-        drawn = ax.imshow(image, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    figure.colorbar(drawn, ax=axes, label="weight", shrink=0.8)
+        drawn.append(ax.imshow(image, cmap="RdBu_r", vmin=-largest, vmax=largest))
+    figure.colorbar(drawn[0], ax=axes, label="weight", shrink=0.8)
     return figure

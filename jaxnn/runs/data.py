@@ -31,7 +31,7 @@ CLASS_LOSSES = (
     "mae",
     "huber",
     "log_cosh",
-    "cosine",
+    "cosine_distance",
 )
 NUMBER_LOSSES = ("mse", "mae", "huber", "log_cosh", "gaussian_nll", "poisson_nll")
 

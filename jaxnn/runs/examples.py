@@ -76,15 +76,16 @@ def run(settings: ExampleSettings) -> int:
 
 def make_model(settings: ExampleSettings, data: Data) -> Layer:
     """The network of the settings; ValueError where a convolutional network is to look at what is no image."""
-    dense = (settings.layers, data.n_out, settings.activation, settings.initializer, settings.dropout)
+    names = ("activation", "initializer", "dropout")
+    sizes, options = (settings.layers, data.n_out), {name: getattr(settings, name) for name in names}
     if settings.model == "mlp":
-        return models.mlp(*dense)
+        return models.mlp(*sizes, **options)
     if not data.images:
         raise ValueError(
             f"{settings.data}: x has shape {data.train[0].shape}, expected images (N, height, width) or (…, 3); for "
             f"other data there is --model mlp"
         )
-    return models.cnn(settings.channels, *dense)
+    return models.cnn(settings.channels, *sizes, **options)
 
 
 def make_optimizer(settings: ExampleSettings, n: int) -> Optimizer:

@@ -121,8 +121,8 @@ def write_vocabulary(out: Path, settings: TextSettings, vocabulary: datasets.Voc
 
 def make_model(settings: TextSettings, vocabulary: int) -> Layer:
     if settings.model == "gpt":
-        return models.gpt(vocabulary, settings.width, settings.layers, settings.heads, rate=settings.dropout)
-    return models.lstm(vocabulary, settings.width, settings.layers, rate=settings.dropout)
+        return models.gpt(vocabulary, settings.width, settings.layers, settings.heads, dropout=settings.dropout)
+    return models.lstm(vocabulary, settings.width, settings.layers, dropout=settings.dropout)
 
 
 def make_optimizer(settings: TextSettings) -> Optimizer:

@@ -62,10 +62,13 @@ def loss_and_gradient(model: Layer, loss: Loss, params: Any, state: Any, batch: 
 
     ŷ = model(x),  L = loss(y, ŷ),  ∂L/∂params = model.backward(∂L/∂ŷ)
     """
-    y_pred, state, cache = model.forward(params, state, batch.x, ctx)
-    dy = loss.derivative(batch.y, y_pred, batch.weights)
-    dparams, _ = model.backward(params, cache, dy)
-    return loss.value(batch.y, y_pred, batch.weights), state, dparams
+    with jax.named_scope("forward"):
+        y_pred, state, cache = model.forward(params, state, batch.x, ctx)
+    with jax.named_scope("loss"):
+        value, dy = (f(batch.y, y_pred, batch.weights) for f in (loss.value, loss.derivative))
+    with jax.named_scope("backward"):
+        dparams, _ = model.backward(params, cache, dy)
+    return value, state, dparams
 
 
 def train_step(
@@ -88,5 +91,6 @@ def train_step(
     if penalty is not None:
         grads = jax.tree.map(jnp.add, grads, penalty(train_state.params))
     record = StepRecord(value, global_norm(grads), optimizer.rate(train_state.opt_state))
-    params, opt_state = optimizer.update(train_state.params, grads, train_state.opt_state)
+    with jax.named_scope("optimizer"):
+        params, opt_state = optimizer.update(train_state.params, grads, train_state.opt_state)
     return train_state._replace(params=params, state=state, opt_state=opt_state), record

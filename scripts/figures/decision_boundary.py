@@ -26,7 +26,7 @@ POINTS = {
 @functools.cache
 def plane_model(classes: int) -> tuple[Layer, Optimizer]:
     """The same for all sets with so many classes: what is compiled for one serves all."""
-    return mlp((64, 64), classes, "relu", "he_normal"), adam(0.01)
+    return mlp((64, 64), classes), adam(0.01)
 
 
 def train_on_plane(name: str, n: int, epochs: tuple[int, ...]) -> tuple[plots.PlaneClassifier, float]:

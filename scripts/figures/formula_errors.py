@@ -23,8 +23,8 @@ from jaxnn.losses import (
     binary_cross_entropy_derivative,
     binary_cross_entropy_with_logits,
     binary_cross_entropy_with_logits_derivative,
+    mse,
     mse_derivative,
-    mse_loss,
 )
 
 # ---------------------------------------------------------------- the textbook's forms
@@ -173,10 +173,10 @@ def mse_tables() -> list[plots.ValueTable]:
         "(4, 2)": (pairs, pairs + 0.5, 0.125),
         "(4,), (4, 1)": (y, y[:, None], 0.0),
     }
-    values, derivatives = {OURS: mse_loss, TEXTBOOK: textbook_mse}, {
+    values, derivatives = {OURS: mse, TEXTBOOK: textbook_mse}, {
         OURS: mse_derivative,
         TEXTBOOK: textbook_mse_derivative,
-        GRAD_OF_OURS: jax.grad(mse_loss, argnums=1),
+        GRAD_OF_OURS: jax.grad(mse, argnums=1),
         GRAD_OF_TEXTBOOK: jax.grad(textbook_mse, argnums=1),
     }
     return [

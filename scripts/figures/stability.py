@@ -10,8 +10,8 @@ from jaxnn import plots
 from jaxnn.activations import gelu_erf, silu_derivative, softmax_backward, softmax_forward
 from jaxnn.layers.norm import layer_norm_backward, layer_norm_forward
 from jaxnn.losses import (
-    cosine_loss,
-    log_cosh_loss,
+    cosine_distance,
+    log_cosh,
     softmax_cross_entropy_with_integer_labels,
     softmax_cross_entropy_with_integer_labels_derivative,
 )
@@ -160,7 +160,7 @@ def log_cosh_panel(count):
     )
     zero = jnp.zeros(1)
     values = {
-        OURS: lambda x: log_cosh_loss(zero, x[None]),
+        OURS: lambda x: log_cosh(zero, x[None]),
         NAIVE: lambda x: jnp.log(jnp.cosh(x)),
         LIBRARY: lambda x: jnp.logaddexp(x, -x) - jnp.log(2.0),
     }
@@ -179,7 +179,7 @@ def cosine_panel(count):
         return 1 - jnp.vdot(v / jnp.linalg.norm(v), along)
 
     forms = {
-        OURS: lambda v: cosine_loss(along, v),
+        OURS: lambda v: cosine_distance(along, v),
         NAIVE: lambda v: 1 - jnp.vdot(v, along) / jnp.sqrt((v * v).sum()),
         LIBRARY: library,
     }

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxnn import Ctx, Layer, layer
+from jaxnn import Ctx, Layer, from_pair
 
 from .case import LEFT_OUT, Case, numbers
 
@@ -40,7 +40,7 @@ def affine(slip=None):
             return dx, {"w": dw, "b": db}
         return {"w": dw, "b": db}, dx
 
-    return layer(forward, backward, affine_init)
+    return from_pair(forward, backward, affine_init)
 
 
 def dropout(slip=None):

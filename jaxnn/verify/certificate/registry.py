@@ -144,7 +144,7 @@ def loss_points(name: str) -> tuple[list[Example], list[Example]]:
         return examples, [Example(ends, (y_true_ends, None))]
 
     match name:
-        case "mse" | "mae" | "huber" | "log_cosh" | "cosine":
+        case "mse" | "mae" | "huber" | "log_cosh" | "cosine_distance":
             return points(numbers(21, 7, 5), numbers(22, 2, 3, 5), numbers(23, 1, 3), np.zeros((3, 3)))
         case "poisson_nll":
             counts = np.abs(numbers(21, 7, 5)).round()
@@ -221,8 +221,8 @@ def _pairs():
     yield Rule(
         "rotary",
         (rotary_forward, rotary_backward),
-        lambda x, given: rotary_forward(x, given[0])[0],
-        lambda x, given, dy: rotary_backward(rotary_forward(x, given[0])[1], dy),
+        lambda x, given: rotary_forward(x, offset=given[0])[0],
+        lambda x, given, dy: rotary_backward(rotary_forward(x, offset=given[0])[1], dy),
         examples=(Example(numbers(37, 2, 3, 5, 6), (99_000,)), Example(numbers(38, 3, 2), (-1,))),
         hard=(Example(np.full((2, 6), 1e4), (0,)),),
     )
@@ -302,35 +302,31 @@ def _cells():
     ):
         yield _state_rule(f"{name}_cell", forward, backward, widths, state, numbers(69, 4, 3))
 
-    def along(params, state, x):
+    def along(params, x, state):
         real = np.arange(5) < np.array([[3], [5], [1], [0]])
-        h, state, cache = recurrent_forward("lstm", params, x, state, mask=real)
-        return (h, state), cache
+        return recurrent_forward("lstm", params, x, state, mask=real)
 
-    def through_time(params, cache, dy):
-        dparams, dx, dstate = recurrent_backward("lstm", params, cache, *dy)
-        return dparams, dstate, dx
-
+    through_time = functools.partial(recurrent_backward, "lstm")
     rule = _state_rule("recurrent", along, through_time, (8, 8, 8), (h, c), numbers(70, 4, 5, 3))
     yield rule._replace(public=(recurrent_forward, recurrent_backward))
 
 
 def _state_rule(name, forward, backward, widths, state, x) -> Rule:
-    """y as a function of {"params", "state", "x"}."""
+    """(y, the state after) as a function of {"params", "x", "state"}."""
     n_w, n_u, n_b = widths
     params = {"w": numbers(66, x.shape[-1], n_w), "u": numbers(67, 2, n_u), "b": numbers(68, n_b)}
 
     def back(inputs, given, dy):
-        _, cache = forward(inputs["params"], inputs["state"], inputs["x"])
-        dparams, dstate, dx = backward(inputs["params"], cache, dy)
-        return {"params": dparams, "state": dstate, "x": dx}
+        _, _, cache = forward(*(inputs[name] for name in ("params", "x", "state")))
+        dparams, dx, dstate = backward(inputs["params"], cache, *dy)
+        return {"params": dparams, "x": dx, "state": dstate}
 
-    inputs = {"params": params, "state": state, "x": x}
+    inputs = {"params": params, "x": x, "state": state}
     huge = {"params": params, "state": jax.tree.map(lambda s: 1e4 * s, state), "x": np.full_like(x, -1e4)}
     return Rule(
         name,
         (forward, backward),
-        lambda inputs, given: forward(inputs["params"], inputs["state"], inputs["x"])[0],
+        lambda inputs, given: forward(*(inputs[name] for name in ("params", "x", "state")))[:2],
         back,
         examples=(Example(inputs),),
         hard=(Example(huge),),
@@ -382,7 +378,7 @@ def layer_examples() -> dict[str, LayerExample]:
         return LayerExample(layer, public, shapes, ctx)
 
     block = combinators.serial(dense(5), act("tanh"), layers.dropout(0.25))
-    network = models.mlp((7, 4), 3, activation="silu", rate=0.25)
+    network = models.mlp((7, 4), 3, activation="silu", dropout=0.25)
     return {
         "dense": example(dense(3), dense),
         "activation": example(act("tanh"), act),
@@ -414,7 +410,7 @@ def layer_examples() -> dict[str, LayerExample]:
         ),
         "batch_norm, eval": example(layers.batch_norm(), layers.batch_norm),
         "gated_mlp": example(
-            layers.gated_mlp(7, "gelu_tanh"), layers.gated_mlp, gated_mlp_forward, gated_mlp_backward
+            layers.gated_mlp(7, activation="gelu_tanh"), layers.gated_mlp, gated_mlp_forward, gated_mlp_backward
         ),
         "learned_positions": example(
             layers.learned_positions(6),
@@ -425,7 +421,7 @@ def layer_examples() -> dict[str, LayerExample]:
             layers.sinusoidal_positions(), layers.sinusoidal_positions, shapes=((2, 5, 6), (1, 2, 3, 6))
         ),
         "attention": example(
-            layers.attention(2, 1, causal=True, rotary_base=100.0, bias=True),
+            layers.attention(2, 1, causal=True, rotary_base=100.0, use_bias=True),
             *(layers.attention, multi_head_forward, multi_head_backward, attention_forward, attention_backward),
             shapes=((2, 5, 8),),
             ctx=Ctx(mask=np.array([[False, True, True, False, True]])),  # the first query sees nothing
@@ -486,16 +482,21 @@ def layer_examples() -> dict[str, LayerExample]:
             combinators.repeat(combinators.remat(combinators.residual(block)), 2), combinators.repeat, ctx=train
         ),
         "dense_stack, train": example(
-            fused.dense_stack(2, "silu", 0.25),
+            fused.dense_stack(2, activation="silu", dropout=0.25),
             *(fused.dense_stack, fused.dense_stack_forward, fused.dense_stack_backward),
             ctx=train,
         ),
         "dense_stack, relu, written out, train": example(
-            fused.dense_stack(2, "relu", 0.25, unroll=True), fused.dense_stack, shapes=((6, 5),), ctx=train
+            fused.dense_stack(2, activation="relu", dropout=0.25, unroll=True),
+            fused.dense_stack,
+            shapes=((6, 5),),
+            ctx=train,
         ),
-        "dense_stack, relu, eval": example(fused.dense_stack(1, "relu", 0.25), fused.dense_stack, shapes=((6, 5),)),
+        "dense_stack, relu, eval": example(
+            fused.dense_stack(1, activation="relu", dropout=0.25), fused.dense_stack, shapes=((6, 5),)
+        ),
         "cnn, train": example(
-            models.cnn((3,), (4,), 2, activation="silu", rate=0.25), models.cnn, shapes=((3, 5, 4, 2),), ctx=train
+            models.cnn((3,), (4,), 2, activation="silu", dropout=0.25), models.cnn, shapes=((3, 5, 4, 2),), ctx=train
         ),
         "mlp, train": example(network, models.mlp, shapes=((6, 5), (3, 2, 4)), ctx=train),
         "mlp, eval": example(network, models.mlp, shapes=((6, 5), (1, 5))),
@@ -531,7 +532,7 @@ def _layers():
     )
     yield layer_rule_at(
         "attention, cross, train",
-        layers.attention(2, 1, rate=0.4),
+        layers.attention(2, 1, dropout=0.4),
         (layers.attention,),
         xs=[(numbers(60, 2, 5, 6), numbers(61, 2, 3, 7))],
         hard=[(np.full((2, 5, 6), 1e4), np.full((2, 3, 7), -1e4)), (numbers(62, 1, 1, 6), numbers(63, 1, 3, 7))],

@@ -30,7 +30,7 @@ class Finding(NamedTuple):
 class Curve(NamedTuple):
     """Central differences of one entry against the step: the V-curve."""
 
-    index: tuple[int, ...]
+    index: tuple[int, ...]  # pyright: ignore[reportIncompatibleMethodOverride] (tuple has a method of that name)
     steps: np.ndarray
     slopes: np.ndarray
 
