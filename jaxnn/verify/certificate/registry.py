@@ -2,7 +2,7 @@
 
 A new activation, loss or regularizer is found through its table (ACTIVATIONS, LOSSES, REGULARIZERS); a new loss needs a
 line in `loss_points`, a new layer or combinator a line in `layer_examples`, a new bare pair one in `_pairs`.
-`tests/test_registry.py` fails when a public rule is missing.
+`tests/verify/test_registry.py` fails when a public rule is missing.
 """
 
 import dataclasses

@@ -35,7 +35,7 @@ def lines(ax) -> dict[str, Any]:
 
 def test_importing_the_plots_imports_no_matplotlib():
     code = "import sys, jaxnn.plots; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
 
 
 def test_figures_belong_to_nobody_else():
@@ -394,7 +394,7 @@ def test_predictions_of_several_outputs_and_of_what_does_not_fit():
 
 @pytest.fixture
 def gallery(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
     import plot_gallery
 
     return plot_gallery

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _evidence import evidence, normal
+from evidences import evidence, normal
 
 from jaxnn.verify.explain.broken_backward import broken_backward
 from jaxnn.verify.explain.changed_forward import other_function

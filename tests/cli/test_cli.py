@@ -214,7 +214,7 @@ def test_argparse_s_own_errors_have_status_2(argv, capsys):
     assert "usage: jaxnn" in capsys.readouterr().err
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
