@@ -1,9 +1,7 @@
 """Where things may be, and who may import whom: the rules of the layout, read from the source text."""
 
 import ast
-import importlib
-import inspect
-import pkgutil
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +40,13 @@ def place_of(module: str) -> str:
     return ".".join(parts[:2] if parts[:1] == ["verify"] else parts[:1])
 
 
-def imports(source: str) -> Iterator[str]:
+@functools.cache
+def imports(source: str) -> tuple[str, ...]:
     """What a source imports, also inside its functions; but not what only a type checker sees."""
+    return tuple(_imports(source))
+
+
+def _imports(source: str) -> Iterator[str]:
     tree = ast.parse(source)
     unseen = {
         id(inner)
@@ -173,15 +176,19 @@ def test_each_check_sees_what_it_is_for():
     assert private("from jaxnn import __version__, layers") == []
 
 
-# ---------------------------------------------------------------- what is public can be reached
+# ---------------------------------------------------------------- how large a folder may be
+
+BUDGETS = re.findall(r"^\| `(jaxnn/\S+)` \| ([\d,]+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
 
 
-def public_functions(package) -> Iterator[tuple[str, object]]:
-    """The public functions and classes that are defined in a package's own modules."""
-    for found in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"{package.__name__}.{found.name}")
-        if found.name.startswith("_"):
-            continue
-        for name, value in vars(module).items():
-            if not name.startswith("_") and inspect.isfunction(value) and value.__module__ == module.__name__:
-                yield name, value
+@pytest.mark.parametrize(("folder", "budget"), BUDGETS)
+def test_a_folder_keeps_its_budget_of_lines(folder, budget):
+    files = ROOT.glob(folder if folder.endswith(".py") else f"{folder}/**/*.py")
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in files)
+    limit = int(budget.replace(",", ""))
+    assert limit / 3 < lines <= limit, "make room, or change the number in CONTRIBUTING.md and say why"
+
+
+def test_every_folder_has_a_budget():
+    folders = {f"jaxnn/{place.split('.')[0]}" for place in map(place_of, SOURCES) if (ROOT / "jaxnn" / place).is_dir()}
+    assert folders - {"jaxnn/"} == {folder for folder, _ in BUDGETS} - {"jaxnn/*.py"}
