@@ -28,7 +28,7 @@ def require_entries(who, layers, params, state) -> None:
         )
 
 
-def require_stacked(who, params, n):
+def require_stacked(who, params, n) -> None:
     for leaf in jax.tree.leaves(params):
         shape = jnp.shape(leaf)
         if shape[:1] != (n,):

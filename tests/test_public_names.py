@@ -76,3 +76,21 @@ def test_a_name_in_a_table_is_that_of_a_function(table):
     for name, f in getattr(jaxnn, table).items():
         assert inspect.isfunction(getattr(module, name))
         assert f is getattr(module, name) or table == "SCHEDULES"  # there, with what is customary for the rest
+
+
+POSITIONAL = {"n_kv_heads", "state", "dstate", "weights"}  # a size, and arrays: no hyper-parameters
+
+
+@pytest.mark.parametrize("package", ["layers", "models", "fused", "combinators"])
+def test_hyper_parameters_are_by_keyword_and_results_have_types(package):
+    package = importlib.import_module(f"jaxnn.{package}")
+    functions = [(name, f) for name, f in vars(package).items() if inspect.isfunction(f) and not name.startswith("_")]
+    found = [(name, f) for name, f in functions if f.__module__.startswith(package.__name__)]
+    assert len(found) > 7
+    for name, f in found:
+        signature = inspect.signature(f)
+        assert signature.return_annotation is not inspect.Signature.empty, name
+        for parameter in signature.parameters.values():
+            if parameter.default is not inspect.Parameter.empty and parameter.name not in POSITIONAL:
+                assert parameter.kind is inspect.Parameter.KEYWORD_ONLY, f"{name}: {parameter.name}"
+            assert parameter.name not in ("rate", "bias"), name
