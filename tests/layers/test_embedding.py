@@ -101,7 +101,7 @@ def test_tables_are_drawn_small():
 
 def test_learned_positions_end():
     layer, params = layers.learned_positions(4), {"table": np.ones((4, 2), np.float32)}
-    with pytest.raises(ValueError, match=r"x has 5 positions \(shape \(1, 5, 2\)\) but the table only 4"):
+    with pytest.raises(ValueError, match=r"x has 5 positions \(shape \(1, 5, 2\)\) but the table only has 4"):
         layer.forward(params, (), np.ones((1, 5, 2), np.float32), Ctx())
     with pytest.raises(ValueError, match=r"expected \(\.\.\., T, 2\) .*; x is bfloat16, the table float32"):
         layer.forward(params, (), np.ones((1, 3, 1), jnp.bfloat16), Ctx())
