@@ -196,7 +196,7 @@ def test_an_offset_for_each_example(shape):
         (np.ones(2, np.float32), "offset is an array of dtype float32"),
         (np.arange(4), r"offset has shape \(4,\), but x of shape \(2, 3, 4, 6\)"),  # T
         (np.zeros((2, 3), int), r"offset has shape \(2, 3\)"),
-        (2**31, "offset = 2147483648, expected integers of 32 bits"),
+        (2**31, "offset = 2147483648, expected 32-bit integers"),
     ],
 )
 def test_an_offset_that_is_none(offset, message):
