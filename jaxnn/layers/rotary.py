@@ -30,7 +30,7 @@ def cos_sin(positions: jax.Array, n: int, *, base: float = 10_000.0, dtype=jnp.f
     (-0.99936..., -0.99936...)
     """
     if not 1 <= base < math.inf:
-        raise ValueError(f"cos_sin: base = {base}, expected a finite number, 1 or greater")
+        raise ValueError(f"cos_sin: base = {base}, expected a finite number that is 1 or greater")
     high, low = np.divmod(base ** -(np.arange(n) / n) / (2 * math.pi) * 2.0**32, 1)
     steps = integers("cos_sin", "positions", positions)[..., None]
     high, low = (part.reshape((1,) * (steps.ndim - 1) + (n,)) for part in (high, low))
