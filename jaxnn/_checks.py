@@ -145,7 +145,7 @@ def random_key(who: str, key) -> None:
     typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
     if not (typed or (array and key.dtype == jnp.uint32 and key.ndim == 1)):
         got = f"{key.dtype} of shape {key.shape}" if array else repr(key)
-        raise ValueError(f"{who} draws random numbers and needs a key, but got {got}; pass jax.random.key(0), say")
+        raise ValueError(f"{who} draws random numbers and needs a key, but got {got}; pass one: jax.random.key(0)")
 
 
 def named(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:

@@ -214,7 +214,7 @@ def _init(who, n_out, kernel_size, groups, use_bias, initializer, out):
     whole(who, "n_out", n_out, least=1)
     whole(who, "groups", groups, least=1)
     if not isinstance(kernel_size, Sequence) or not 1 <= len(kernel_size) <= 2:
-        raise ValueError(f"{who}: kernel_size = {kernel_size}, expected (3,) for sequences or (3, 3) for images, say")
+        raise ValueError(f"{who}: kernel_size = {kernel_size}, expected (3,) for sequences or (3, 3) for images")
     kernel_size = per_axis(who, "kernel_size", kernel_size, len(kernel_size))
     if n_out % groups:
         raise ValueError(f"{who}: {groups} groups do not divide n_out = {n_out}; choose groups that divide it")

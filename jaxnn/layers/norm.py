@@ -10,7 +10,7 @@ together. Their gradient, with ĝ = ∂L/∂x̂ = scale ⊙ dy:
     and through the variance       ∂L/∂v = Σ ĝ (x - μ) · (-r³/2) = -r²/2 Σ ĝ x̂
                                                               ∂v/∂x_i = 2 (x_i - μ)/n = 2 x̂_i/(r n)
                                                               (through μ: -2 mean (x - μ) = 0)
-    altogether                     dx_i = r (ĝ_i - mean ĝ - x̂_i mean(ĝ x̂))
+    in total                       dx_i = r (ĝ_i - mean ĝ - x̂_i mean(ĝ x̂))
 
 which is r ĝ without its components along 1 and (apart from ε) along x̂, two directions in which x̂ does not move.
 

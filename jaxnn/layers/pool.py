@@ -182,7 +182,7 @@ def _windows(who, shape, window, stride, padding):
     if not isinstance(window, Sequence) or len(shape) != len(window) + 2:
         raise ValueError(
             f"{who}: window = {window} and x has shape {shape}; expected one size for each axis between batch and "
-            f"channels, (2,) for a sequence or (2, 2) for an image, say"
+            f"channels, such as (2,) for a sequence or (2, 2) for an image"
         )
     windows = windows_over(who, shape[1:-1], window, window if stride is None else stride, padding)
     for axis, w in enumerate(windows, start=1):
