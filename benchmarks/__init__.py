@@ -1,4 +1,4 @@
-"""What the README says of speed, memory and the verifier, measured: `python -m benchmarks.NAME` in the repository.
+"""What the README says about speed, memory and the verifier, measured: `python -m benchmarks.NAME` in the repository.
 
 epoch      an epoch of a perceptron beside jax.grad, PyTorch, Flax and scikit-learn
 models     a training step of the CNN, the GPT and the LSTM beside jax.grad and PyTorch

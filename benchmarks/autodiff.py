@@ -7,7 +7,7 @@ from jaxnn import Layer, Loss
 
 
 def layer_by_autodiff(layer: Layer) -> Layer:
-    """The layer with the backward that jax.vjp makes of its forward. It is for use under jit: it caches a function."""
+    """The layer with the backward that jax.vjp makes from its forward. For use under jit: it caches a function."""
 
     def forward(params, state, x, ctx, /):
         def of_params(params):
@@ -25,7 +25,7 @@ def layer_by_autodiff(layer: Layer) -> Layer:
 
 
 def plain_cross_entropy() -> Loss:
-    """Softmax cross-entropy with integer labels as one writes it for jax.grad, which makes its derivative."""
+    """Softmax cross-entropy with integer labels as one would write it for jax.grad, which makes its derivative."""
 
     def value(y_true, y_pred, weights=None):
         losses = -jnp.take_along_axis(jax.nn.log_softmax(y_pred), y_true[..., None], axis=-1)[..., 0]

@@ -1,7 +1,7 @@
-"""The verifier beside jax's and chex's gradient checkers, on tests/corpus: who catches what, and names the cause.
+"""The verifier beside jax's and chex's gradient checkers, on tests/corpus: who catches what, and who names the cause.
 
-The peers are given what they ask for: a function with a custom_vjp made of the case's forward and manual gradient, of
-float arrays only, in reverse mode, with their default tolerances. Whatever they raise counts as caught.
+The peers get what they ask for: a function of float arrays only, with a custom_vjp made from the case's forward and
+manual gradient, in reverse mode, with their default tolerances. Whatever they raise counts as caught.
 """
 
 import importlib.util
@@ -21,14 +21,14 @@ from benchmarks import measure
 
 
 class Outcome(NamedTuple):
-    """What one checker says of one case."""
+    """What one checker says about one case."""
 
     flagged: bool
     text: str  # what the user reads
     seconds: float
 
 
-# ---------------------------------------------------------------- a case in the form that the peers take
+# ---------------------------------------------------------------- a case in the form the peers take
 
 
 def differentiable(case) -> tuple[Callable, list[Any]]:
@@ -43,7 +43,7 @@ def differentiable(case) -> tuple[Callable, list[Any]]:
 
     def f_backward(chosen, dy):
         gradient = backward(_replaced(args, argnums, chosen), dy)
-        if jax.tree.structure(gradient) == tree:  # integers have no gradient, however a case writes that
+        if jax.tree.structure(gradient) == tree:  # integers have no gradient, however a case expresses that
             each = zip(jax.tree.leaves(gradient), leaves, floats, strict=True)
             gradient = tree.unflatten([g if ok else np.zeros(np.shape(x), jax.dtypes.float0) for g, x, ok in each])
         return (gradient,)
@@ -92,7 +92,7 @@ def _replaced(args: tuple, argnums: tuple[int, ...], chosen: tuple) -> tuple:
 
 
 def peer(checker: Callable[[Callable, list], None], case, session) -> Outcome:
-    """Flagged if the checker raises; what it raises is what it says."""
+    """Flagged if the checker raises; its text is what it raises."""
     began = time.perf_counter()
     text = ""
     try:
@@ -130,7 +130,7 @@ def checkers(corpus) -> dict[str, Callable[[Any], Outcome]]:
 
 
 def rows(corpus, cases: list) -> list[dict[str, Any]]:
-    """What every checker says of the cases: counts, the names of those it was wrong about, and the seconds of each."""
+    """What every checker says about the cases: counts, the names of those it was wrong about, and seconds for each."""
     contenders = checkers(corpus)
     said: dict[str, list[Outcome]] = {name: [] for name in contenders}
     for case in tqdm(cases, unit="case", disable=None):
@@ -185,7 +185,7 @@ def main() -> int:
 
 
 def load_corpus() -> Any:
-    """The package tests/corpus, which lies beside the benchmarks in the repository."""
+    """The package tests/corpus, next to the benchmarks in the repository."""
     tests = Path(__file__).resolve().parent.parent / "tests"
     if not (tests / "corpus" / "__init__.py").exists():
         raise FileNotFoundError(f"the corpus of gradients is not in {tests}: run this in a clone of the repository")

@@ -1,8 +1,8 @@
 """An epoch of 784-256-128-10 with Adam on as many random images as MNIST has, beside other libraries.
 
-By `fit`; by `fit` with jax.grad in the place of the hand-written backward; and, where they are installed, by PyTorch,
-by Flax with Optax, and by scikit-learn. All take turns, each in a process of its own. The table also has each one's
-share of the machine's own peak in matrix multiplication, measured around its turns.
+By `fit`; by `fit` with jax.grad in place of the hand-written backward; and, if installed, by PyTorch, by Flax with
+Optax, and by scikit-learn. All take turns, each in a process of its own. The table also has each one's share of the
+machine's own peak in matrix multiplication, measured around its turns.
 """
 
 import functools
@@ -74,7 +74,7 @@ def torch_eager(n: int) -> Contender:
 
 
 def flax_optax(n: int) -> Contender:
-    """The customary loop in Python over a jitted step."""
+    """The usual Python loop over a jitted step."""
     import optax  # pyright: ignore[reportMissingImports]
     from flax import nnx  # pyright: ignore[reportMissingImports]
 
@@ -113,7 +113,7 @@ def flax_optax(n: int) -> Contender:
 
 
 def scikit_learn(n: int) -> Contender:
-    """MLPClassifier, one epoch a call."""
+    """MLPClassifier, one epoch per call."""
     from sklearn.neural_network import MLPClassifier  # pyright: ignore[reportMissingImports]
 
     settings = {"batch_size": BATCH, "learning_rate_init": RATE, "alpha": 0, "max_iter": 1, "warm_start": True}
@@ -141,7 +141,7 @@ PEERS: dict[str, tuple[str, Callable[[int], Contender]]] = {
 
 
 def operations(n: int) -> float:
-    """Of all matrix products in an epoch of n examples: three a layer, less the first layer's gradient to its input."""
+    """Of all matrix products in an epoch of n examples: three per layer, but no gradient of the first input."""
     products = [m * k for m, k in itertools.pairwise(SIZES)]
     return n * (6 * sum(products) - 2 * products[0])
 

@@ -1,7 +1,7 @@
 """Rules whose hand-written backward beats `jax.grad` of the plain forward: temporaries, which are exact, and time.
 
 Both take turns in one process, and each row has a process of its own. Temporaries cost time where the system has to
-hand out their pages at each call; in a process that has freed enough memory of other rows before, it does not.
+hand out their pages at each call; in a process that has already freed enough memory from other rows, it does not.
 """
 
 import multiprocessing
@@ -18,17 +18,17 @@ from benchmarks import fused_rows, layer_rows, measure
 from benchmarks.fused_case import Case, Row
 
 ROWS: tuple[Row, ...] = (*fused_rows.ROWS, *layer_rows.ROWS)
-SHORTEST = 0.02  # seconds of a turn at least: what takes less is called several times
+SHORTEST = 0.02  # least seconds per turn: anything faster is called several times
 
 
 def compiled(case: Case) -> tuple[Any, Any]:
-    """jax.grad's and our function, compiled for the shapes of the arguments, which are not made."""
+    """jax.grad's function and ours, compiled for the shapes of the arguments, which are not made."""
     shapes = jax.eval_shape(case.arguments)
     return jax.jit(case.plain).lower(*shapes).compile(), jax.jit(case.ours).lower(*shapes).compile()
 
 
 def measured(row: Row, rounds: int) -> dict[str, Any]:
-    """The row as it stands in the results; speed is jax.grad's time over ours, of the same round."""
+    """The row as in the results; speed is jax.grad's time over ours, in the same round."""
     case = row.build()
     plain, ours = compiled(case)
     memory = [f.memory_analysis() for f in (plain, ours)]
@@ -50,13 +50,13 @@ def measured(row: Row, rounds: int) -> dict[str, Any]:
 
 
 def difference(expected, found) -> float:
-    """The largest over the leaves of max |found - expected| / max |expected|."""
+    """The largest max |found - expected| / max |expected| over the leaves."""
     pairs = zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True)
     return max(float(abs(np.asarray(a) - np.asarray(b)).max() / (abs(np.asarray(a)).max() or 1)) for a, b in pairs)
 
 
 def in_turns(plain, ours, arguments: tuple, rounds: int) -> np.ndarray:
-    """Seconds (2, rounds) of a call of each; they take turns, and each goes first every other round."""
+    """Seconds (2, rounds) per call of each; they take turns, and each goes first every other round."""
     functions = plain, ours
     calls = max(1, round(SHORTEST / min(seconds_of(f, arguments, 1) for f in functions)))
     seconds = np.zeros((2, rounds))
@@ -95,7 +95,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def temporaries_of(row: dict[str, Any]) -> tuple[str, str]:
-    """Both in the row's unit, and their ratio; two cells."""
+    """Both in the row's unit, and their ratio: two cells."""
     if row["temporaries"] is None:
         return "this device does not say", ""
     (of_plain, of_ours), (unit, n_bytes) = row["temporaries"], row["unit"]
@@ -109,7 +109,7 @@ def temporaries_of(row: dict[str, Any]) -> tuple[str, str]:
 
 
 def three(x: float) -> str:
-    """Three digits, and all before the point."""
+    """Three digits, and all of those before the point."""
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
@@ -119,11 +119,11 @@ def main() -> int:
     parser.add_argument("--only", metavar="TEXT", help="the rows whose name contains this")
     args = parser.parse_args()
     if args.write and args.only:
-        parser.error("--write saves whole results; leave --only out")
+        parser.error("--write saves whole results; leave out --only")
     chosen = [row for row in ROWS if args.only is None or args.only in row.name]
     if not chosen:
         names = ", ".join(sorted({row.name for row in ROWS}))
-        parser.error(f"--only {args.only!r}: no row has that in its name; there are {names}")
+        parser.error(f"--only {args.only!r}: no row has that in its name; the rows are {names}")
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as processes:
         found = processes.map(measured, chosen, [args.rounds] * len(chosen))
         rows = list(tqdm(found, total=len(chosen), unit="row", disable=None))

@@ -38,7 +38,7 @@ def linear_cross_entropy_case(n: int, d: int, v: int, memory: str) -> Case:
 
 
 def flash_attention_case(t: int, key_heads: int, causal: bool, mask: bool) -> Case:
-    """The mask hides a last part of each sequence but the first."""
+    """The mask hides the end of each sequence except the first."""
     b, h, d = 2, 4, 64
 
     def plain(q, k, v, real):

@@ -1,7 +1,7 @@
 """Rows of `benchmarks.fused`: stacks of layers, recurrent layers, and single layers whose backward is faster.
 
-Each case is the value and all gradients: by a Layer's forward and backward, and by jax.vjp of the forward as one writes
-it.
+Each case is the value and all gradients: by a Layer's forward and backward, and by jax.vjp of the forward as one would
+write it.
 """
 
 import functools
@@ -21,7 +21,7 @@ EPS = 1e-5
 
 
 def layer_case(layer: Layer, plain: Callable[[Any, jax.Array], jax.Array], shape: tuple[int, ...], key=None) -> Case:
-    """The layer, in training, beside plain(params, x), at random numbers."""
+    """The layer, in training, beside plain(params, x), on random numbers."""
     ctx = Ctx(train=True, key=key)
     out = {}
 
@@ -50,7 +50,7 @@ def layer_case(layer: Layer, plain: Callable[[Any, jax.Array], jax.Array], shape
 
 # ---------------------------------------------------------------- stacks
 
-# With relu the gradients differ by percents: where z is 0 but for roundings, the two take different sides of the kink.
+# With relu the gradients differ by percents: where z is 0 up to rounding, the two take different sides of the kink.
 STACK = 16, 1024, 512  # layers, batch, features
 PLAIN = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),

@@ -29,7 +29,7 @@ class Contender(NamedTuple):
     """Something that is timed."""
 
     turn: Callable[[], Any]  # one turn of it, finished when it returns
-    facts: Mapping[str, Any] = {}  # what else there is to say of it, for the results
+    facts: Mapping[str, Any] = {}  # anything else to say about it in the results
 
 
 class Turns(NamedTuple):
@@ -38,14 +38,14 @@ class Turns(NamedTuple):
     facts: Mapping[str, Mapping[str, Any]]
     first: Mapping[str, Any]  # what the first turn returned, which isn't timed
     seconds: Mapping[str, np.ndarray]  # (rounds,)
-    peaks: Mapping[str, np.ndarray]  # (rounds,) the machine's peak in operations a second, around each turn
+    peaks: Mapping[str, np.ndarray]  # (rounds,) the machine's peak in operations per second, around each turn
 
 
 def in_turns(builds: Mapping[str, Callable[[], Contender]], rounds: int) -> Turns:
     """Let everybody take a turn in every round, so that a slow minute of the machine slows all of them.
 
-    Each contender is built in a process of its own and waits there for its turn: no two share a pool of threads or an
-    allocator. The functions that build them are pickled, so they belong to a module.
+    Each contender is built in a process of its own and waits there for its turn: no two share a thread pool or an
+    allocator. The functions that build them are pickled, so they must be at module level.
     """
     seconds: dict[str, list[float]] = {name: [] for name in builds}
     peaks: dict[str, list[float]] = {name: [] for name in builds}
@@ -79,7 +79,7 @@ def _running(build: Callable[[], Contender]) -> Iterator[tuple[Callable[[], floa
         try:
             return here.recv()
         except EOFError:
-            raise RuntimeError(f"the process of {build} ended; what went wrong stands above") from None
+            raise RuntimeError(f"the process of {build} ended; see above for what went wrong") from None
 
     def turn() -> float:
         here.send("turn")
@@ -88,7 +88,7 @@ def _running(build: Callable[[], Contender]) -> Iterator[tuple[Callable[[], floa
     try:
         yield turn, receive()
     finally:
-        with contextlib.suppress(OSError):  # it may have ended by itself
+        with contextlib.suppress(OSError):  # it may have ended on its own
             here.send(None)
         process.join(10)
         process.terminate()
@@ -131,7 +131,7 @@ def _four(x: float) -> float:
 
 
 def shown(spread: dict[str, Any], digits: int = 2, scale: float = 1) -> str:
-    """A spread in a cell: median (quartiles)."""
+    """A spread as a cell: median (quartiles)."""
     middle, low, high = (f"{scale * x:,.{digits}f}" for x in (spread["median"], *spread["quartiles"]))
     return f"{middle} ({low} … {high})"
 
@@ -145,7 +145,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes."""
+    """A parser with the flags of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="save the result in benchmarks/results")
     return parser
@@ -160,12 +160,12 @@ def at_least_one(text: str) -> int:
 
 
 def cores() -> int:
-    """Those that this process may use: every contender takes all of them."""
+    """The cores that this process may use: every contender takes all of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def installed(packages: Sequence[str]) -> list[str]:
-    """Those of the packages that are here; says which are left out."""
+    """Those of the packages that are installed; prints which are left out."""
     here = [package for package in packages if importlib.util.find_spec(package)]
     for package in packages:
         if package not in here:
@@ -174,7 +174,7 @@ def installed(packages: Sequence[str]) -> list[str]:
 
 
 def result(name: str, settings: dict[str, Any], peers: Sequence[str], rows: Sequence[Mapping]) -> dict[str, Any]:
-    """All that a result file holds. peers: the import names of those that may be missing."""
+    """Everything in a result file. peers: the import names of packages that may be missing."""
     import jax
 
     distributions = ["jax", "jaxlib", "numpy", *peers]
@@ -203,7 +203,7 @@ def _cpu() -> str:
 
 
 def save(result: dict[str, Any]) -> Path:
-    """Write the result as JSON, each list of numbers on a line of its own."""
+    """Write the result as JSON, each list of numbers on one line."""
     text = json.dumps(result, indent=1, ensure_ascii=False)
     text = re.sub(r"\[([^\[\]{}]*)\]", lambda found: f"[{' '.join(found[1].split())}]", text)
     path = RESULTS / f"{result['benchmark']}.json"
@@ -216,7 +216,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def circumstances(result: dict[str, Any]) -> str:
-    """Machine, versions and date in a sentence, for below a table."""
+    """Machine, versions and date in one sentence, to go below a table."""
     machine, versions = result["machine"], result["versions"]
     used = ", ".join(f"{name} {v}" for name, v in versions.items() if name not in ("jaxlib", "numpy", "python"))
     missing = f" Left out, not installed: {', '.join(result['left_out'])}." if result["left_out"] else ""

@@ -1,9 +1,9 @@
-"""A training step of the CNN of train_mnist_cnn.py, without dropout, and of the GPT and the LSTM of `jaxnn train-text`.
+"""A training step of train_mnist_cnn.py's CNN, without dropout, and of the GPT and the LSTM of `jaxnn train-text`.
 
-By this library; by jax.grad of the same forward in the same loop, a scan over the steps in one compiled call; and,
-where it is installed, by PyTorch, eager and compiled. All get the same weights, batches and optimizer, and take turns,
-each in a process of its own. Before anything is reported, the losses of the first steps are compared, and so is the
-number of parameters: a contender that computes something else is an error.
+By this library; by jax.grad of the same forward in the same loop, a scan over the steps in one compiled call; and, if
+installed, by PyTorch, eager and compiled. All get the same weights, batches and optimizer, and take turns, each in a
+process of its own. Before anything is reported, the losses of the first steps and the numbers of parameters are
+compared: a contender that computes something else is an error.
 """
 
 import functools
@@ -24,7 +24,7 @@ from jaxnn.optimizers import Optimizer, is_weight
 from jaxnn.training import Batch, start, train_step
 
 SAME_LOSS = 1e-4  # relative, at the same weights
-SAME_COURSE = 1e-2  # relative, after some steps of the same optimizer, which spread roundings
+SAME_COURSE = 1e-2  # relative, after some steps of the same optimizer, which amplify roundings
 
 
 class Setting(NamedTuple):
@@ -33,13 +33,13 @@ class Setting(NamedTuple):
     size: str
     model: Layer
     optimizer: Optimizer
-    batches: Callable[[int], Batch]  # so many, stacked along the first axis
+    batches: Callable[[int], Batch]  # that many, stacked along the first axis
 
 
 def images(n: int) -> Batch:
     rng = np.random.default_rng(0)
     x = rng.random((n, 100, 28, 28, 1), np.float32)
-    return Batch(x, rng.integers(0, 10, (n, 100), np.int32), np.ones((n, 100), np.float32))  # weights as `fit` has them
+    return Batch(x, rng.integers(0, 10, (n, 100), np.int32), np.ones((n, 100), np.float32))  # weights as in `fit`
 
 
 def text(n: int) -> Batch:
@@ -70,7 +70,7 @@ def weights(name: str) -> Any:
 
 
 def by_jax(name: str, params: Any, batches: Batch, autodiff: bool) -> Contender:
-    """A turn is a step for each batch; it returns their losses."""
+    """A turn is one step per batch; it returns their losses."""
     _, model, optimizer, _ = SETTINGS[name]
     loss = get_loss("softmax_cross_entropy_with_integer_labels")
     if autodiff:
@@ -114,7 +114,7 @@ def contenders(name: str, n_steps: int) -> dict[str, Callable[[], Contender]]:
 
 
 def require_the_same(name: str, turns: measure.Turns) -> None:
-    """RuntimeError where a contender has other losses or another number of parameters than the first one."""
+    """RuntimeError if a contender's losses or number of parameters differ from those of the first."""
     (ours, expected), *others = turns.first.items()
     for other, losses in others:
         counts = [turns.facts[who]["parameters"] for who in (ours, other)]
@@ -123,7 +123,7 @@ def require_the_same(name: str, turns: measure.Turns) -> None:
         if not math.isclose(losses[0], expected[0], rel_tol=SAME_LOSS):
             raise RuntimeError(f"{name}: at the same weights {other} has the loss {losses[0]}, {ours} {expected[0]}")
         if not np.allclose(losses, expected, rtol=SAME_COURSE, atol=0):
-            raise RuntimeError(f"{name}: the losses part, {other} {losses}, {ours} {expected}")
+            raise RuntimeError(f"{name}: the losses diverge, {other} {losses}, {ours} {expected}")
 
 
 def rows(name: str, n_steps: int, rounds: int) -> list[dict[str, Any]]:
@@ -174,7 +174,7 @@ def main() -> int:
     parser.add_argument("--only", choices=SETTINGS, help="one of the networks")
     args = parser.parse_args()
     if args.write and args.only:
-        parser.error("--write saves whole results; leave --only out")
+        parser.error("--write saves whole results; leave out --only")
     names = [args.only] if args.only else list(SETTINGS)
     found = [row for name in names for row in rows(name, args.steps, args.rounds)]
     settings = {"rounds": args.rounds, "steps": args.steps}

@@ -1,4 +1,4 @@
-"""The networks of `benchmarks.models` in PyTorch, as one writes them there, with given weights."""
+"""The networks of `benchmarks.models` in PyTorch, written as is usual there, with given weights."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from benchmarks.measure import Contender
 
 
 def by_torch(name: str, params: Any, batches: Any, compiled: bool) -> Contender:
-    """A turn is a step for each batch (x, y, …); it returns their losses."""
+    """A turn is one step per batch (x, y, …); it returns their losses."""
     torch.set_num_threads(measure.cores())
     torch.manual_seed(0)
     build, prepare = {"cnn": (cnn, channels_last), "gpt": (gpt, whole_numbers), "lstm": (lstm, whole_numbers)}[name]
@@ -43,7 +43,7 @@ def by_torch(name: str, params: Any, batches: Any, compiled: bool) -> Contender:
 
 
 def make_optimizer(name: str, model: nn.Module):
-    """The optimizers of `models.SETTINGS`; matrices decay, but not the table of the GPT."""
+    """The optimizers of `models.SETTINGS`; matrices decay, except the GPT's table."""
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     if name == "cnn":
         return torch.optim.Adam(trained.values(), lr=2e-3, fused=True)
@@ -60,7 +60,7 @@ def whole_numbers(x: np.ndarray):
 
 
 def channels_last(x: np.ndarray):
-    """(B, H, W, C) as torch's (B, C, H, W), left in the memory as it is: its faster layout on a CPU."""
+    """(B, H, W, C) as torch's (B, C, H, W), unchanged in memory: its faster layout on a CPU."""
     return torch.from_numpy(x).permute(0, 3, 1, 2)
 
 
@@ -101,7 +101,7 @@ def cnn(params):
 
 
 def lstm(params):
-    """An embedding, an LSTM and a dense layer. torch's LSTM has two biases: the second one is 0 and isn't trained."""
+    """An embedding, an LSTM and a dense layer. torch's LSTM has two biases: the second is 0 and not trained."""
     embedding, cell, out = [p for p in params if p]
     units = len(cell["u"])
 

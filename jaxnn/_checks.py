@@ -1,7 +1,7 @@
-"""Checks of what the caller passed, each with the error that says what to do.
+"""Checks of what the caller passed, each with an error that says what to do.
 
-They look at shapes, dtypes and values that are known, so they run while JAX traces and cost nothing afterwards. What a
-traced number is, nobody knows then: it is not checked.
+They look at shapes, dtypes and known values, so they run while JAX traces and cost nothing afterwards. The value of a
+traced number is not known then, and is not checked.
 """
 
 import difflib
@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-Number = float | jax.Array  # of an array: a scalar, known or traced
+Number = float | jax.Array  # an array: a scalar, known or traced
 
 
 def array(who: str, name: str, x) -> jax.Array:
-    """x as an array; None, strings, dicts, ragged lists are a ValueError."""
+    """x as an array; ValueError for None, strings, dicts and ragged lists."""
     try:
         return jnp.asarray(x)
     except (TypeError, ValueError) as error:
@@ -27,7 +27,7 @@ def array(who: str, name: str, x) -> jax.Array:
 
 
 def float_array(who: str, name: str, x) -> jax.Array:
-    """x as a floating-point array; integers, booleans and complex numbers are a ValueError."""
+    """x as a floating-point array; ValueError for integers, booleans and complex numbers."""
     x = array(who, name, x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
@@ -43,7 +43,7 @@ def at_least_float32(dtype) -> jnp.dtype:
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a table; it names the nearest one that is."""
+    """The error for a name that is not in a table; it suggests the nearest one that is."""
     known = sorted(known)
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -72,12 +72,12 @@ def unit_interval(who: str, name: str, value: Number) -> None:
 
 
 def number_for(dtype, value: Number) -> Any:
-    """A traced number in this dtype; one that is known as a number of Python, which JAX makes of any dtype."""
+    """A traced number in this dtype; a known one as a Python number, which JAX converts to any dtype."""
     return value.astype(dtype) if isinstance(value, Tracer) else float(value)
 
 
 def is_zero(value: Number) -> bool:
-    """Whether the number is known to be 0; False for a traced one."""
+    """Whether the number is known to be 0; False if it is traced."""
     return not isinstance(value, Tracer) and float(value) == 0
 
 
@@ -87,7 +87,7 @@ def _number(who, name, value, fits, expected):
     if isinstance(value, Tracer):
         return
     try:
-        fitting = fits(float(value))  # as a float: under jit, comparing even a known array is traced
+        fitting = fits(float(value))  # as a float: under jit, even comparing a known array is traced
     except (TypeError, ValueError):
         fitting = False
     if not fitting:
@@ -128,7 +128,7 @@ def sizes(who: str, in_shape, least_rank: int = 0) -> tuple[int, ...]:
 
 
 def integers(who: str, name: str, value) -> jax.Array:
-    """value as an int32 array; ValueError for what is not of integers, which are never rounded, or does not fit."""
+    """value as an int32 array; ValueError for anything but integers (nothing is rounded) that fit."""
     dtype = jnp.result_type(value)
     if not jnp.issubdtype(dtype, jnp.integer):
         shown = "an array" if jnp.ndim(value) else repr(value)
@@ -136,20 +136,20 @@ def integers(who: str, name: str, value) -> jax.Array:
     try:
         return jnp.asarray(value).astype(jnp.int32)
     except OverflowError:
-        raise ValueError(f"{who}: {name} = {value}, expected integers of 32 bits") from None
+        raise ValueError(f"{who}: {name} = {value}, expected 32-bit integers") from None
 
 
 def random_key(who: str, key) -> None:
-    """ValueError unless key is one key of jax.random, typed or, as PRNGKey makes it, raw."""
+    """ValueError unless key is one jax.random key, typed or, as from PRNGKey, raw."""
     array = isinstance(key, jax.Array)
     typed = array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
     if not (typed or (array and key.dtype == jnp.uint32 and key.ndim == 1)):
         got = f"{key.dtype} of shape {key.shape}" if array else repr(key)
-        raise ValueError(f"{who} draws random numbers and needs a key, but got {got}; pass jax.random.key(0), say")
+        raise ValueError(f"{who} draws random numbers and needs a key, but got {got}; pass one: jax.random.key(0)")
 
 
 def named(who: str, params, names: Iterable[str], optional: Iterable[str] = ()) -> None:
-    """ValueError unless params is a dict with these names and no others but the optional ones: all of them, or none."""
+    """ValueError unless params is a dict with exactly these names, and either all or none of the optional ones."""
     names, optional = sorted(names), sorted(optional)
     expected = f"{names}" + (f" or {sorted(names + optional)}" if optional else "")
     if not isinstance(params, Mapping):
@@ -168,10 +168,10 @@ def parameters(who: str, params, names: Iterable[str], optional: Iterable[str] =
 
 
 def cotangent(who: str, name: str, dy, like: str, shape: tuple[int, ...], dtype=None) -> jax.Array:
-    """dy as an array; ValueError unless it is floating-point and has this shape, which is that of `like`.
+    """dy as an array; ValueError unless it is floating-point and has this shape, the shape of `like`.
 
-    Every backward begins with this: a gradient is never broadcast, and dy may be of another precision than y. dtype is
-    that in which the backward calculates with it; None leaves it as it is, for loops that convert a piece at a time.
+    Every backward begins with this: a gradient is never broadcast, and dy may have another precision than y. dtype is
+    the one the backward uses; None leaves dy as it is, for loops that convert it piece by piece.
     """
     dy = float_array(who, name, dy)
     same_shape(who, name, dy, like, shape)
@@ -179,16 +179,16 @@ def cotangent(who: str, name: str, dy, like: str, shape: tuple[int, ...], dtype=
 
 
 def remember(x: jax.Array) -> jax.Array:
-    """An empty array that has x's dtype, and x's shape behind a first axis of 0: what a cache holds in place of x."""
+    """An empty array with x's dtype, and x's shape after a first axis of 0: what a cache holds in place of x."""
     return jnp.zeros((0, *x.shape), x.dtype)
 
 
 def same_shape(who: str, name: str, array, like: str, shape: tuple[int, ...]) -> None:
-    """ValueError unless the array has this shape, which is that of `like`: gradients are never broadcast."""
+    """ValueError unless the array has this shape, the shape of `like`: gradients are never broadcast."""
     if jnp.shape(array) != tuple(shape):
         raise ValueError(f"{who}: {name} has shape {jnp.shape(array)}, but {like} has {tuple(shape)}; make them equal")
 
 
 def kind(value) -> str:
-    """What a value is, for an error: "None" or "a list", say."""
+    """What a value is, for an error: "None" or "a list", for example."""
     return "None" if value is None else f"a {type(value).__name__}"

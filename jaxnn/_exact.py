@@ -1,4 +1,4 @@
-"""Sums that lose nothing in rounding, and differences of logarithms that lose nothing by cancelling."""
+"""Sums that lose nothing to rounding, and differences of logarithms that lose nothing to cancellation."""
 
 import math
 
@@ -10,7 +10,7 @@ import numpy as np
 def exact_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """(s, e): s is a + b rounded, and s + e = a + b exactly (Knuth, The art of computer programming 2, 4.2.2).
 
-    A constant has to be b: XLA takes (constant + b) - constant to be b.
+    A constant has to be b, since XLA simplifies (constant + b) - constant to b.
     """
     s = a + b
     of_b = s - a
@@ -25,7 +25,7 @@ def exact_product(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _halves(a):
-    """a as a sum of two with half of its digits each."""
+    """a as a sum of two numbers with half of its digits each."""
     bits, unsigned = (12, jnp.uint32) if a.dtype == jnp.float32 else (27, jnp.uint64)
     pattern = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(a), unsigned)
     high = jax.lax.bitcast_convert_type(pattern >> bits << bits, a.dtype)
@@ -37,11 +37,11 @@ def minus_log(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
     """x - log(y / z) for y, z > 0, all three of one shape and dtype; z may be 1.
 
     y = 2^k m, m = c (1 + u) with c the nearest multiple of 1/512, 3/4 <= m < 3/2, and |u| < 1/700:
-    log y = k log 2 + log c + u - u²/2 + u³/3 - …,  and so for z
+    log y = k log 2 + log c + u - u²/2 + u³/3 - …,  and likewise for z
 
-    Numerics: log y as one float is off by half a unit of its last place, which is all of the difference where that is
-    as small. Here no logarithm is rounded: every term is one float or more, and sums keep what rounding takes from
-    them. In float32 the error is less than 1e-7 of the result and 2e-14. In float64 it is the formula as it stands.
+    Numerics: log y as one float is off by half a unit in its last place, which can be all of a small difference. Here
+    no logarithm is rounded: every term is one float or more, and the sums keep what rounding takes from them. In
+    float32 the error is less than 1e-7 of the result plus 2e-14. In float64 it is the plain formula.
     """
     if x.dtype != jnp.float32:
         return x - (jnp.log(y) - jnp.log(z))
@@ -60,7 +60,7 @@ def _minus_log_jvp(primals, tangents):
     return minus_log(x, y, z), dx - dy / y + dz / z
 
 
-# log 2 = A + B + C; k A and k B are exact in float32 for every exponent k, as A has 10 binary digits and B has 12.
+# log 2 = A + B + C; k A and k B are exact in float32 for every exponent k, since A has 10 binary digits and B has 12.
 _A = 0.693359375
 _B = -3560 / 2**24
 _C = math.log(2) - _A - _B
@@ -72,7 +72,7 @@ _LOW = (_LOGS - _HIGH).astype(np.float32)
 
 
 def _log_terms(y):
-    """log y in float32: terms whose sum it is, and the rest, which is small."""
+    """log y in float32: terms that sum to it, and the rest, which is small."""
     m, k = jnp.frexp(y)
     below = m < 0.75
     m, k = jnp.where(below, 2 * m, m), jnp.where(below, k - 1, k).astype(y.dtype)

@@ -1,11 +1,11 @@
-"""Where results live on a mesh of devices whose axes are Explicit, which is what `jax.make_mesh` makes by default.
+"""Where results live on a mesh of devices with Explicit axes, which `jax.make_mesh` makes by default.
 
 On such a mesh an array's type says how it is sharded, and JAX asks wherever an operation leaves that open. The answers:
 the batch, the first axis, is sharded, so each device has its own examples; parameters are whole on every device, or
-sharded as their owner likes. What is made for examples lives beside them, and a gradient, summed over the examples,
-lives where its parameter does.
+sharded as their owner likes. Arrays made for examples live with them, and a gradient, summed over the examples, lives
+where its parameter does.
 
-Without such a mesh (on one device, or with Auto axes, where XLA decides) all of these leave a program as it is.
+Without such a mesh (on one device, or with Auto axes, where XLA decides) all of these leave the program unchanged.
 """
 
 from collections.abc import Callable
@@ -18,29 +18,29 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 def sharding_like(like, x) -> NamedSharding | None:
-    """The sharding of `like` on the mesh of x, for `out_sharding=`: of a gradient, that of its parameter."""
+    """The sharding of `like` on the mesh of x, for `out_sharding=`: a gradient gets its parameter's."""
     return _sharding(x, _spec(like))
 
 
 def sharding_of_rows(ids) -> NamedSharding | None:
-    """The sharding of the rows of a table at these ids, one axis more than ids: each row is where its id is."""
+    """The sharding of a table's rows at these ids, with one axis more than ids: each row is where its id is."""
     return _sharding(ids, (*_spec(ids), None))
 
 
 def is_sharded(x) -> bool:
-    """Whether each device of such a mesh has a part of x only."""
+    """Whether each device of such a mesh has only a part of x."""
     sharding = sharding_like(x, x)
     return sharding is not None and any(sharding.spec)
 
 
 def beside(a: jax.Array, x, axis: int = 0) -> jax.Array:
-    """a with its first axis sharded as this axis of x."""
+    """a with its first axis sharded like this axis of x."""
     sharding = _sharding(x, (_spec(x)[axis], *(None,) * (jnp.ndim(a) - 1)))
     return a if sharding is None else jax.sharding.reshard(a, sharding)
 
 
 def reshaped(x: jax.Array, *shape: int) -> jax.Array:
-    """x.reshape(shape) with the first axis sharded as before; JAX knows that of the simplest reshapes only."""
+    """x.reshape(shape) with the first axis sharded as before; JAX infers that only for the simplest reshapes."""
     sharding = _sharding(x, (_spec(x)[0], *(None,) * (len(shape) - 1)))
     return jnp.reshape(x, shape, out_sharding=sharding)
 
@@ -54,7 +54,7 @@ def row(x: jax.Array, i) -> jax.Array:
 
 
 def bernoulli(key: jax.Array, p: jax.Array, x: jax.Array) -> jax.Array:
-    """`jax.random.bernoulli` of x's shape, the same numbers on any mesh; each device keeps those of its part of x."""
+    """`jax.random.bernoulli` with x's shape, the same numbers on any mesh; each device keeps its part's."""
     sharding = sharding_like(x, x)
     if sharding is None:
         return jax.random.bernoulli(key, p, x.shape)
@@ -63,11 +63,11 @@ def bernoulli(key: jax.Array, p: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def by_device(f: Callable[..., tuple[Any, Any]], examples: tuple, whole: tuple = ()) -> tuple[Any, Any]:
-    """f(*examples, *whole) -> (results, sums), calculated by each device for its own examples.
+    """f(*examples, *whole) -> (results, sums), calculated on each device for its own examples.
 
-    For loops and indices along the batch, for which every device would fetch the examples of all the others. Arrays in
-    `examples` and results have the batch first and are sharded as the first of them is; those in `whole` are whole on
-    every device. sums, over the examples, are added up over the devices.
+    For loops and indices along the batch, for which every device would otherwise fetch the examples of all the others.
+    Arrays in `examples` and results have the batch first and are sharded like the first of them; those in `whole` are
+    whole on every device. sums, over the examples, are added up over the devices.
     """
     first = jax.tree.leaves(examples)[0]
     sharding = sharding_like(first, first)
@@ -89,7 +89,7 @@ def _sharding(x, spec) -> NamedSharding | None:
     if AxisType.Explicit not in mesh.axis_types:
         return None
     if not isinstance(x, Tracer):
-        mesh = x.sharding.mesh  # outside jit a new array has to know the devices themselves
+        mesh = x.sharding.mesh  # outside jit a new array needs the devices themselves
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 

@@ -1,4 +1,4 @@
-"""A model as a table: what it is made of, the shapes between, and how many numbers each layer has."""
+"""A model as a table: what it is made of, the shapes in between, and how many numbers each layer has."""
 
 import math
 from typing import Any
@@ -9,10 +9,10 @@ from jaxnn.layer import Layer, tree
 
 
 def summary(model: Layer, in_shape: tuple[int, ...]) -> str:
-    """A table of the layers within a model: name, output shape, parameters, and the numbers in the state if it has one.
+    """A table of the layers in a model: name, output shape, parameters, and the size of the state if there is one.
 
-    in_shape as for model.init, batch axis included. A layer made of layers counts those within it, `repeat` each of
-    them n times; the rows within it are one of them. Nothing is calculated: init is only traced.
+    in_shape as for model.init, batch axis included. A layer made of layers counts those within it, `repeat` n times
+    each; the rows within it show one of them. Nothing is calculated: init is only traced.
     Raises ValueError where in_shape does not fit.
 
     >>> from jaxnn import models
@@ -39,7 +39,7 @@ def summary(model: Layer, in_shape: tuple[int, ...]) -> str:
 
 
 def _watched(layer: Layer, path: tuple[int, ...], found: dict[tuple[int, ...], Any]) -> Layer:
-    """The layer, whose init notes under its path what it makes, and so do those of the layers within it."""
+    """The layer with an init that records under its path what it makes, as do the layers within it."""
     inner = layer
     if layer.with_parts is not None:
         inner = layer.with_parts(*(_watched(part, (*path, i), found) for i, part in enumerate(layer.parts)))

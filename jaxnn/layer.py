@@ -3,7 +3,7 @@
     pair    forward(params, x)             -> (y, cache)             backward(params, cache, dy) -> (dparams, dx)
     Layer   forward(params, state, x, ctx) -> (y, state, cache)      backward(params, cache, dy) -> (dparams, dx)
 
-`from_pair` lifts a pair to a Layer, `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with
+`from_pair` lifts a pair to a Layer; `as_custom_vjp` turns a Layer into a function that `jax.grad` differentiates with
 the layer's own backward.
 """
 
@@ -21,14 +21,14 @@ from jaxnn._checks import sizes
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["key", "mask"], meta_fields=["train"])
 @dataclasses.dataclass(frozen=True)
 class Ctx:
-    """What a forward pass may read besides params, state and x; none of it gets a gradient.
+    """What a forward pass may read apart from params, state and x; none of it gets a gradient.
 
-    A pytree in which `train` is static: jit compiles one program for training and one for evaluation by itself.
+    A pytree in which `train` is static: jit compiles one program for training and another for evaluation.
 
-    The mask says what is real, by its shape: (B,) examples, (B, T) tokens, or (1, T) tokens of all examples alike. A
-    layer that reads it raises ValueError for a mask that is none of these. It never says which token may see which: a
-    (T, T) mask of pairs is refused too, but where T = B, where its shape is that of a mask of tokens and it is read as
-    one. That no token sees a later one is `attention(…, causal=True)`.
+    The mask says what is real, and its shape says of what: (B,) examples, (B, T) tokens, or (1, T) tokens of all
+    examples alike. A layer that reads it raises ValueError for any other mask. It never says which token may see which:
+    a (T, T) mask of pairs is refused too, except where T = B, since it then has the shape of a token mask and is read
+    as one. To keep tokens from seeing later ones, use `attention(…, causal=True)`.
     """
 
     train: bool = False  # True: dropout drops, batch norm uses the batch's statistics
@@ -36,20 +36,20 @@ class Ctx:
     mask: Any = None  # bool, True = real: (B,) whole examples, or (B, T) or (1, T) tokens
 
     def fold(self, i) -> "Ctx":
-        """The context of child i: the same, with a key of its own, which does not depend on the other children."""
+        """The context of child i: the same, with a key of its own that does not depend on the other children."""
         return self if self.key is None else dataclasses.replace(self, key=jax.random.fold_in(self.key, i))
 
     def token_mask(self, who: str, x: Any) -> Any:
-        """The mask if it is one of tokens. Layers along a sequence need none of examples, which do not meet in them.
+        """The mask if it is one of tokens. Layers along a sequence need none of examples, which do not mix there.
 
-        ValueError in the name of `who` for a mask of rank 1 that is not one of x's examples.
+        ValueError in the name of `who` for a mask of rank 1 that does not fit x's examples.
         """
         if self.mask is None or len(self.mask.shape) != 1:
             return self.mask
         if self.mask.shape != jax.numpy.shape(x)[:1] or self.mask.dtype != bool:
             raise ValueError(
                 f"{who}: ctx.mask is {self.mask.dtype}{list(self.mask.shape)}, but x has shape {jax.numpy.shape(x)}; "
-                f"expected bool, one for each example (B,), or (B, T) or (1, T) for tokens"
+                f"expected bool, (B,) for examples, or (B, T) or (1, T) for tokens"
             )
         return None
 
@@ -57,9 +57,9 @@ class Ctx:
 class Init(Protocol):
     """init(key, in_shape) -> (out_shape, params, state).
 
-    in_shape and out_shape are whole shapes, batch axis included; its size does not matter, (1, 784) is as good as
-    (128, 784). params is a dict of arrays (a tuple of its layers' params in a combinator), {} if there are none.
-    state is what forward updates besides (running statistics), () if there is none.
+    in_shape and out_shape are whole shapes, including the batch axis, whose size does not matter: (1, 784) is as good
+    as (128, 784). params is a dict of arrays (in a combinator, a tuple of its layers' params), {} if there are none.
+    state is what forward updates (running statistics), () if there is none.
     """
 
     def __call__(self, key: jax.Array, in_shape: tuple[int, ...], /) -> tuple[tuple[int, ...], Any, Any]: ...
@@ -68,8 +68,8 @@ class Init(Protocol):
 class Forward(Protocol):
     """forward(params, state, x, ctx) -> (y, state, cache).
 
-    x has the batch first. cache is a pytree of arrays: what backward needs, and never params, which it is given.
-    Params of another form, and shapes or dtypes that do not fit, are a ValueError while tracing.
+    x has the batch first. cache is a pytree of arrays: what backward needs except params, which it is given.
+    Params of another form, and shapes or dtypes that do not fit, are a ValueError at trace time.
     """
 
     def __call__(self, params: Any, state: Any, x: Any, ctx: Ctx, /) -> tuple[Any, Any, Any]: ...
@@ -78,13 +78,13 @@ class Forward(Protocol):
 class Backward(Protocol):
     """backward(params, cache, dy) -> (dparams, dx).
 
-    dy is ∂L/∂y, of y's shape; another shape is a ValueError, for a gradient is never broadcast. dparams is ∂L/∂params:
-    the same tree, shapes and dtypes as params; dx is ∂L/∂x in x's shape and dtype, None where x is of integers.
-    Gradients are returned, never added up.
+    dy is ∂L/∂y, with y's shape; any other shape is a ValueError, since a gradient is never broadcast. dparams is
+    ∂L/∂params: the same tree, shapes and dtypes as params; dx is ∂L/∂x with x's shape and dtype, None if x is integers.
+    Gradients are returned, never accumulated.
 
-    dy may have any floating-point dtype: float32 for a bfloat16 y, say, where the loss is calculated in float32. A rule
-    that calculates in float32 anyway (norms, softmax, attention, recurrent cells, pools, embeddings) uses all of dy's
-    precision and rounds its gradients once. The others, matrix products above all, first round dy to y's dtype, as
+    dy may have any floating-point dtype: float32 for a bfloat16 y, for example, if the loss is calculated in float32. A
+    rule that calculates in float32 anyway (norms, softmax, attention, recurrent cells, pools, embeddings) uses all of
+    dy's precision and rounds its gradients once. The others, matrix products above all, first round dy to y's dtype, as
     `jax.grad` does at the cast between y and the loss: products of mixed dtypes would be as slow as the wider one.
     """
 
@@ -92,11 +92,11 @@ class Backward(Protocol):
 
 
 class Layer(NamedTuple):
-    """Three pure functions; see Init, Forward and Backward for what each promises. The rest is for who looks at it.
+    """Three pure functions; see Init, Forward and Backward for what each promises. The other fields are for inspection.
 
-    Layer(init, forward, backward) is a layer; its name is what errors, profiles and `print` call it by. A combinator
-    also says what it is made of: parts, and with_parts(*parts), which makes the same combinator of other layers.
-    A layer is equal to another only if they share their functions: two calls of a constructor make two layers.
+    Layer(init, forward, backward) is a layer; its name is what errors, profiles and `print` call it. A combinator also
+    says what it is made of: parts, and with_parts(*parts), which makes the same combinator from other layers.
+    Two layers are equal only if they share their functions: two calls of a constructor make two different layers.
 
     >>> from jaxnn import layers, residual, serial
     >>> print(serial(layers.dense(3), residual(serial(layers.layer_norm(), layers.dense(3)))))
@@ -126,7 +126,7 @@ class Layer(NamedTuple):
 def in_part(who: str, layers: tuple[Layer, ...], i: int = 0) -> Iterator[None]:
     """Run layer i of a combinator under its name: `serial[3] conv: …` in errors, serial/3_conv in profiles and HLO.
 
-    An only layer has no number. In profiles a layer made of layers adds its own name when it runs them.
+    A single layer has no number. In profiles a layer made of layers adds its own name when it runs them.
     """
     layer, number = layers[i], [str(i)] if len(layers) > 1 else []
     here = "_".join(number if layer.parts else [*number, layer.name])
@@ -142,7 +142,7 @@ def in_part(who: str, layers: tuple[Layer, ...], i: int = 0) -> Iterator[None]:
 
 
 def tree(layer: Layer, path: tuple[int, ...] = (), number: str = "") -> Iterator[tuple[tuple[int, ...], str]]:
-    """Each layer within the layer, itself first: which part of which part it is, and what it is called in a table."""
+    """Each layer within the layer, itself first: its path of part numbers, and its label in a table."""
     yield path, number + layer.name
     for i, part in enumerate(layer.parts):
         yield from tree(part, (*path, i), f"[{i}] " if len(layer.parts) > 1 else "")
@@ -193,11 +193,11 @@ def as_custom_vjp(
 def as_custom_vjp(forward: Any, backward: Any = None) -> Any:
     """A Layer as f(params, state, x, ctx) -> (y, state), or a bare pair as f(params, x) -> y, for `jax.grad`.
 
-    ∂L/∂params and ∂L/∂x are those of the hand-written backward; state and ctx get no gradient, and a gradient that
-    arrives for the new state is ignored.
+    ∂L/∂params and ∂L/∂x are those of the hand-written backward; state and ctx get no gradient, and a gradient for the
+    new state is ignored.
 
-    f works under jit, vmap and scan, and so does its gradient, of which `jax.jvp` can be taken. Of f itself it cannot
-    (TypeError): a backward says nothing about forward mode.
+    f works under jit, vmap and scan, and so does its gradient, to which `jax.jvp` can be applied. It cannot be applied
+    to f itself (TypeError): a backward says nothing about forward mode.
 
     >>> import jax.numpy as jnp
     >>> from jaxnn.layers import activation
@@ -239,7 +239,7 @@ def as_custom_vjp(forward: Any, backward: Any = None) -> Any:
             if "forward-mode" not in str(error):
                 raise
             raise TypeError(
-                "as_custom_vjp: forward-mode differentiation (jax.jvp, jax.jacfwd) of a rule that has a backward only; "
+                "as_custom_vjp: forward-mode differentiation (jax.jvp, jax.jacfwd) of a rule that only has a backward; "
                 "use jax.vjp, jax.grad or jax.jacrev, or give jax.jvp the function without as_custom_vjp"
             ) from error
 

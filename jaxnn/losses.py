@@ -1,22 +1,22 @@
 """Loss functions and their derivatives with respect to the prediction.
 
     value(y_true, y_pred, weights=None)      -> L, a scalar
-    derivative(y_true, y_pred, weights=None) -> ∂L/∂y_pred, shape and dtype of y_pred
+    derivative(y_true, y_pred, weights=None) -> ∂L/∂y_pred, with y_pred's shape and dtype
 
-The shapes of y_true and y_pred are equal, unless a docstring says otherwise: (n,) against (n, 1) is a ValueError, not a
-broadcast. y_pred is floating-point; y_true may be of any real dtype and is converted. An empty batch is a ValueError.
+y_true and y_pred have the same shape, unless a docstring says otherwise: (n,) against (n, 1) is a ValueError, not a
+broadcast. y_pred is floating-point; y_true may have any real dtype and is converted. An empty batch is a ValueError.
 
-Reduction: the mean. With ℓ_i the loss of example i (of entry i, where a loss has no class axis):
+Reduction: the mean. With ℓ_i the loss of example i (or of entry i, where a loss has no class axis):
 
     L = Σ_i w_i ℓ_i / Σ_i w_i,      ∂L/∂ŷ_i = w_i ∂ℓ_i/∂ŷ_i / Σ_i w_i,      w_i = 1 by default
 
-Labels and weights out of range are a ValueError where their values are known, outside jit.
+Labels and weights out of range are a ValueError where their values are known, that is, outside jit.
 
 `weights` >= 0 has the leading axes of the ℓ_i, e.g. (batch,) or (batch, time), and is constant: no derivative is taken.
-An example of weight 0 costs nothing and is not looked at, be it NaN. Weights of 0 alone give L = 0.
+An example of weight 0 costs nothing and is ignored, even if NaN. If all weights are 0, L = 0.
 
-Everything is calculated in at least float32, and L has that dtype; y_pred's dtype comes back only in the derivative.
-Below, y is y_true, ŷ or z is y_pred; a value and its derivative stand next to each other.
+Everything is calculated in at least float32, and L has that dtype; only the derivative has y_pred's dtype. Below, y is
+y_true, ŷ or z is y_pred; a value and its derivative are next to each other.
 """
 
 import functools
@@ -50,7 +50,7 @@ class Loss(NamedTuple):
     derivative: Callable[..., jax.Array]  # (y_true, y_pred, weights=None) -> ∂L/∂y_pred
 
 
-# ---------------------------------------------------------------- what all losses share
+# ---------------------------------------------------------------- shared by all losses
 
 
 def _same(shape):
@@ -105,9 +105,9 @@ def _arrays(who, y_true, y_pred, target_shape):
 
 
 def _require_values(who, name, values, fit, expected, weights=None):
-    """ValueError unless all values fit, where they are known: under jit they are not, and nothing is checked.
+    """ValueError unless all values fit, where they are known; under jit they are not, and nothing is checked.
 
-    Values of weight 0 are left out; weights that do not fit have an error of their own.
+    Values of weight 0 are skipped; weights that do not fit have an error of their own.
     """
     if isinstance(values, Tracer) or isinstance(weights, Tracer):
         return
@@ -136,7 +136,7 @@ def _full_weights(weights, shape, dtype):
     if weights.shape != shape[: weights.ndim]:
         raise ValueError(
             f"weights have shape {weights.shape}, the losses {shape}; weights must have their leading axes: "
-            f"one weight an example, shape {shape[:1]}"
+            f"one weight per example, shape {shape[:1]}"
         )
     weights = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim)).astype(dtype)
     weights = jnp.broadcast_to(weights, shape)
@@ -153,7 +153,7 @@ def _mean(losses, weights):
 
 
 def _mean_derivative(dlosses, weights, class_axes=0):
-    """w ∂ℓ/∂ŷ / Σ w; class_axes says how many of the last axes belong to one example."""
+    """w ∂ℓ/∂ŷ / Σ w; class_axes: how many of the last axes belong to one example."""
     shape = dlosses.shape[: dlosses.ndim - class_axes]
     if weights is None:
         return dlosses / math.prod(shape)
@@ -195,7 +195,7 @@ def mae(y_true, y_pred, weights=None):
 
     ℓ = |ŷ - y|,  ∂ℓ/∂ŷ = sign(ŷ - y), 0 at ŷ = y
 
-    Numerics: |e| as e sign(e), since jax.grad of `abs` at 0 is 1.
+    Numerics: |e| is e sign(e), since jax.grad of `abs` is 1 at 0.
     """
     e = y_pred - y_true
     return _mean(e * jnp.sign(e), weights)
@@ -214,7 +214,7 @@ def huber(y_true, y_pred, weights=None, *, delta: float = 1.0):
     e = ŷ - y;  ℓ = e²/2 for |e| <= δ, δ (|e| - δ/2) beyond;  ∂ℓ/∂ŷ = e clipped to [-δ, δ]
 
     Raises ValueError unless δ > 0.
-    Numerics: with c = min(|e|, δ), ℓ = c (|e| - c/2) in one piece: e² is never formed where it could overflow.
+    Numerics: ℓ = c (|e| - c/2) with c = min(|e|, δ), one formula for both: e² is never formed where it could overflow.
     Source: Huber 1964.
     """
     positive("huber", "delta", delta)
@@ -262,10 +262,10 @@ def poisson_nll(y_true, y_pred, weights=None):
 
     ℓ = e^ŷ - y ŷ,  ∂ℓ/∂ŷ = e^ŷ - y
 
-    ŷ is the logarithm of the rate; the constant log y! is left out. y >= 0.
+    ŷ is the logarithm of the rate; the constant log y! is omitted. y >= 0.
     Numerics: where the rate is near y, e^ŷ - y is all rounding error. With d = ŷ - log y it is y expm1(d), and
-    ℓ = y expm1(d) + y (1 - ŷ); log y is not rounded for d. Elsewhere the error of ℓ is a rounding of e^ŷ. e^ŷ is
-    infinite from ŷ = 89 on (float32), as the loss itself is; there y ŷ is left out, which may be too.
+    ℓ = y expm1(d) + y (1 - ŷ); log y is not rounded for d. Elsewhere the error of ℓ is one rounding of e^ŷ. From ŷ = 89
+    on (float32) e^ŷ is infinite, as is the loss itself; there y ŷ, which may also be infinite, is omitted.
     """
     _require_not_negative("poisson_nll", y_true, "counts that are 0 or greater", weights)
     rate, (near, excess) = jnp.exp(y_pred), _excess(y_true, y_pred)
@@ -306,9 +306,9 @@ def gaussian_nll(y_true, y_pred, weights=None):
     ∂ℓ/∂μ = (μ - y) e^-s,  ∂ℓ/∂s = (1 - (y - μ)² e^-s) / 2
 
     y_true (..., k), y_pred (..., 2k): k means, then k log-variances. The mean runs over all entries of y_true; the
-    constant log(2π)/2 is left out.
-    Numerics: (y - μ)² e^-s is the square of (μ - y) e^(-s/2), which is 0 at y = μ whatever s (not 0 * inf). |μ - y| is
-    taken as 3e38 (float32) where it overflows. ∂ℓ/∂s is -expm1(-2h)/2, h = s/2 - log |μ - y|, where that is near 0:
+    constant log(2π)/2 is omitted.
+    Numerics: (y - μ)² e^-s is the square of (μ - y) e^(-s/2), which is 0 at y = μ for any s (not 0 * inf). |μ - y| is
+    taken as 3e38 (float32) where it overflows. ∂ℓ/∂s is -expm1(-2h)/2 with h = s/2 - log |μ - y| where h is near 0:
     neither the logarithm nor μ - y is rounded.
     """
     e, _, s, root = _gaussian_parts(y_true, y_pred)
@@ -342,13 +342,13 @@ def _gaussian_parts(y_true, y_pred):
 
 @_value()
 def binary_cross_entropy(y_true, y_pred, weights=None):
-    """Cross-entropy of two classes, from probabilities.
+    """Cross-entropy for two classes, from probabilities.
 
     ℓ = -y log ŷ - (1 - y) log(1 - ŷ),  ∂ℓ/∂ŷ = (ŷ - y) / (ŷ (1 - ŷ)),      ŷ in [ε, 1 - ε]
 
-    y in [0, 1]. Outside [ε, 1 - ε] the loss goes on as its tangent there, so value and derivative stay finite and the
-    worst mistakes keep the largest gradient, 1/ε, where clipping alone would give them 0.
-    Numerics: ε is the resolution of the dtype calculated in (float32: 1.2e-7); the customary 1e-15 disappears in
+    y in [0, 1]. Outside [ε, 1 - ε] the loss continues as its tangent, so value and derivative stay finite and the worst
+    mistakes keep the largest gradient, 1/ε, where clipping alone would give them 0.
+    Numerics: ε is the resolution of the dtype of the calculation (float32: 1.2e-7); the customary 1e-15 disappears:
     float32(1 - 1e-15) == 1. Prefer `binary_cross_entropy_with_logits`, which needs no ε.
     """
     _require_share("binary_cross_entropy", y_true, weights)
@@ -375,7 +375,7 @@ def _bce_slope(y_true, p):
 
 @_value()
 def binary_cross_entropy_with_logits(y_true, y_pred, weights=None):
-    """Cross-entropy of two classes, from logits.
+    """Cross-entropy for two classes, from logits.
 
     ℓ = -y log σ(z) - (1 - y) log σ(-z),  ∂ℓ/∂z = (1 - y) σ(z) - y σ(-z)
 
@@ -410,15 +410,15 @@ def binary_cross_entropy_with_logits_derivative(y_true, y_pred, weights=None):
 
 @_value()
 def focal(y_true, y_pred, weights=None, *, gamma: float = 2.0, alpha: float = 0.25):
-    """Cross-entropy of two classes, from logits, that turns away from what is already easy.
+    """Cross-entropy for two classes, from logits, that gives less weight to easy examples.
 
     ℓ = y α g(z) + (1 - y) (1 - α) g(-z),        g(z) = σ(-z)^γ (-log σ(z))
     ∂ℓ/∂z = y α g'(z) - (1 - y) (1 - α) g'(-z),  g'(z) = -σ(-z)^γ (γ σ(z) (-log σ(z)) + σ(-z))
 
     y in [0, 1]; γ = 0 and α = 1/2 give half of `binary_cross_entropy_with_logits`.
     Raises ValueError unless γ >= 0 and 0 <= α <= 1.
-    Numerics: σ(-z)^γ = e^(-γ max(z, 0)) / (1 + e^-|z|)^γ, so no power of 0 is differentiated, and of a large exponent
-    nothing is rounded but γ z, which is exact for a γ that is a power of two.
+    Numerics: σ(-z)^γ = e^(-γ max(z, 0)) / (1 + e^-|z|)^γ, so no power of 0 is differentiated, and in a large exponent
+    only γ z is rounded, which is exact if γ is a power of two.
     Source: Lin et al. 2017 (arXiv:1708.02002).
     """
     _check_focal("focal", gamma, alpha)
@@ -459,7 +459,7 @@ def hinge(y_true, y_pred, weights=None):
 
     ℓ = max(0, 1 - y ŷ),  ∂ℓ/∂ŷ = -y for y ŷ < 1, else 0
 
-    y is -1 or 1: labels 0 and 1 are y = 2 label - 1.
+    y is -1 or 1: for labels 0 and 1, y = 2 label - 1.
     """
     _check_signs("hinge", y_true, weights)
     margin = 1 - y_true * y_pred
@@ -504,15 +504,16 @@ def _check_signs(who, y_true, weights):
 
 @_value()
 def softmax_cross_entropy(y_true, y_pred, weights=None):
-    """Cross-entropy of a distribution over classes, from logits.
+    """Cross-entropy with a distribution over classes, from logits.
 
     ℓ = -Σ_j q_j log p_j,  ∂ℓ/∂z_j = p_j Σ_k q_k - q_j,      p = softmax(z), q = y_true
 
-    y_true and y_pred (..., classes); q >= 0, usually Σ q = 1, then ∂ℓ/∂z = p - q.
+    y_true and y_pred (..., classes); q >= 0, usually Σ q = 1, and then ∂ℓ/∂z = p - q.
     Numerics: with m the largest logit and r = Σ exp(z_k - m) over all others, -log p_j = (m - z_j) + log1p(r): two
-    non-negative terms, right down to the smallest float where logsumexp(z) - z_j rounds to 0 (a gap of 17 in float32).
-    Likewise the derivative is p_j (Σ_{k≠j} q_k) - q_j (Σ_{k≠j} p_k) and 1 - p_m is r / (1 + r): p_j - q_j cancels. What
-    m - z_k loses in rounding, up to 5e-6 where p_k is as small as a float32 can be, is put back into exp(z_k - m).
+    non-negative terms, right down to the smallest float, where logsumexp(z) - z_j rounds to 0 from a gap of 17 on
+    (float32). Likewise the derivative is p_j (Σ_{k≠j} q_k) - q_j (Σ_{k≠j} p_k), and 1 - p_m is r / (1 + r), because
+    p_j - q_j cancels. What m - z_k loses in rounding, up to 5e-6 where p_k is as small as a float32 can be, is put back
+    into exp(z_k - m).
     """
     _require_not_negative("softmax_cross_entropy", y_true, "shares that are 0 or greater", weights)
     return _mean(_cross_entropy(y_true, y_pred), weights)
@@ -533,7 +534,7 @@ def _without_classes(shape):
 
 @_value(_without_classes)
 def softmax_cross_entropy_with_integer_labels(y_true, y_pred, weights=None, *, label_smoothing: float = 0.0):
-    """Cross-entropy of one class an example, from logits.
+    """Cross-entropy with one class per example, from logits.
 
     ℓ = -Σ_j q_j log p_j,  ∂ℓ/∂z_j = p_j - q_j,      p = softmax(z), q_j = (1 - α) [j = y] + α / classes
 
@@ -607,7 +608,7 @@ def _softmax_parts(z):
     is_max = _at_index(jnp.argmax(z, -1), z.shape)
     m = jnp.where(is_max, z, 0).sum(-1, keepdims=True)
     gaps, lost = exact_sum(jnp.broadcast_to(m, z.shape), -z)
-    lost = jnp.where(gaps < 1000, lost, 0)  # of an infinite gap nothing
+    lost = jnp.where(gaps < 1000, lost, 0)  # an infinite gap loses nothing
     gaps = jnp.where(m == -jnp.inf, 0, gaps)
     exps = jnp.exp(-gaps) * (1 - lost)
     return is_max, gaps, exps, jnp.where(is_max, 0, exps).sum(-1)
@@ -620,8 +621,8 @@ def kl_divergence(y_true, y_pred, weights=None):
     ℓ = Σ_j p_j (log p_j - ŷ_j),  ∂ℓ/∂ŷ_j = -p_j,      p = y_true
 
     y_true (..., classes) probabilities; y_pred (..., classes) LOG-probabilities, e.g. from log_softmax.
-    Numerics: 0 log 0 = 0, also against ŷ = -inf. Close distributions cancel between classes: the absolute error is one
-    rounding of the largest term.
+    Numerics: 0 log 0 = 0, even against ŷ = -inf. For close distributions the terms of the classes cancel: the absolute
+    error is one rounding of the largest term.
     """
     _require_share("kl_divergence", y_true, weights)
     some = y_true > 0
@@ -643,10 +644,10 @@ def cosine_distance(y_true, y_pred, weights=None):
     ℓ = 1 - u·v,  ∂ℓ/∂ŷ = -(v - (u·v) u) / ‖ŷ‖,      u = ŷ/‖ŷ‖, v = y/‖y‖
 
     y_true and y_pred (..., features). A vector of zeros has no direction: ℓ = 1 and the derivative is 0.
-    Numerics: for parallel vectors both cancel, u and v being rounded. With r = y - α ŷ, what of y is across ŷ, and
-    α = y·ŷ/‖ŷ‖²:  ∂ℓ/∂ŷ = -r/(‖y‖ ‖ŷ‖), and ℓ = ‖r‖²/‖y‖² / (1 + u·v) where u·v > 0. r is made twice: of products
-    α ŷ_i that are not rounded, and of that r again, since α is rounded. Vectors are scaled by powers of two, so that
-    entries of 1e-38 or 3e38 neither vanish nor overflow.
+    Numerics: for parallel vectors both cancel, since u and v are rounded. With r = y - α ŷ, the part of y orthogonal to
+    ŷ, and α = y·ŷ/‖ŷ‖²:  ∂ℓ/∂ŷ = -r/(‖y‖ ‖ŷ‖), and ℓ = ‖r‖²/‖y‖² / (1 + u·v) where u·v > 0. r is made in two steps:
+    from products α ŷ_i that are not rounded, and then from that r again, since α is rounded. Vectors are scaled by
+    powers of two, so that entries of 1e-38 or 3e38 neither vanish nor overflow.
     """
     _, cosine, sine_squared, _, some = _across(y_true, y_pred)
     ahead = cosine > 0
@@ -656,13 +657,13 @@ def cosine_distance(y_true, y_pred, weights=None):
 
 @_derivative()
 def cosine_distance_derivative(y_true, y_pred, weights=None):
-    """-r / (‖y‖ ‖ŷ‖) / n, r what of y is across ŷ; 0 if either vector is 0."""
+    """-r / (‖y‖ ‖ŷ‖) / n, r the part of y orthogonal to ŷ; 0 if either vector is 0."""
     r, _, _, (half, rest), some = _across(y_true, y_pred)
     return _mean_derivative(jnp.where(some[..., None], -r * half * rest, 0), weights, class_axes=1)
 
 
 def _across(y_true, y_pred):
-    """r/‖y‖/‖ŷ‖ for the scaled ŷ, u·v, ‖r‖²/‖y‖², ŷ's scaling, and whether both vectors are other than 0."""
+    """r/‖y‖/‖ŷ‖ for the scaled ŷ, u·v, ‖r‖²/‖y‖², ŷ's scaling, and whether neither vector is 0."""
     x, scaling, some_x = _scaled(y_pred)
     y, _, some_y = _scaled(y_true)
     xx, yy = (jnp.square(v).sum(-1, keepdims=True) for v in (x, y))
@@ -675,9 +676,9 @@ def _across(y_true, y_pred):
 
 
 def _scaled(x):
-    """x times the power of two that brings its largest entry to 1/2 … 1; that power as two factors, and where x ≠ 0.
+    """x times the power of two that brings its largest entry into [1/2, 1); that power as two factors; and where x ≠ 0.
 
-    A vector of zeros is replaced by one of ones.
+    A vector of zeros is replaced by ones.
     """
     largest = jnp.abs(x).max(-1, keepdims=True)
     some = largest > 0

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gallery"), help="the folder to write to (default: gallery)")
     parser.add_argument("--only", action="append", choices=GALLERY, help="one figure; repeatable")
-    parser.add_argument("--quick", action="store_true", help="small settings, to see that everything works")
+    parser.add_argument("--quick", action="store_true", help="small settings, to check that everything works")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name in arguments.only or GALLERY:

@@ -1,10 +1,10 @@
 """Train a convolutional network on images: MNIST or a relative, or else the packaged handwritten digits.
 
-Every gradient is calculated by the library's own backward passes. On MNIST ten epochs take some minutes on two cores
-of a CPU and get more than 99.2 % of the 10,000 test images right.
+Every gradient is calculated by the library's own backward passes. On MNIST, ten epochs take a few minutes on two CPU
+cores and get more than 99.2 % of the 10,000 test images right.
 
 python scripts/train_mnist_cnn.py --data FOLDER    the four IDX files of MNIST or a relative, gzip or raw
-python scripts/train_mnist_cnn.py                  the packaged digits, for a try: some seconds
+python scripts/train_mnist_cnn.py                  the packaged digits, for a quick try: a few seconds
 """
 
 import argparse

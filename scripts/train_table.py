@@ -2,8 +2,8 @@
 
 python scripts/train_table.py --data table.csv --label price
 
-Every gradient is calculated by the library's own backward passes. Features and labels are standardised, with the means
-and standard deviations of the training part alone.
+Every gradient is calculated by the library's own backward passes. Features and labels are standardised with the means
+and standard deviations of the training part only.
 """
 
 import argparse
@@ -21,7 +21,7 @@ BATCH = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a CSV file of numbers, with a line of names")
+    parser.add_argument("--data", type=Path, required=True, help="a CSV file of numbers, with a header line")
     parser.add_argument("--label", help="the column to predict (default: the last)")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("predictions.png"), help="the figure")
@@ -43,7 +43,7 @@ def main() -> None:
         print(f"epoch {record.epoch:2}  loss {record.loss:.4f}")
 
     y_pred = predict(model, train_state.params, train_state.state, datasets.standardize(features, test.x))
-    said = labels.mean + labels.std * np.asarray(y_pred)[:, 0]  # in the unit of the label
+    said = labels.mean + labels.std * np.asarray(y_pred)[:, 0]  # in the label's unit
     plots.predictions(test.y, said).savefig(args.out)
     print(f"{args.out}: predicted against true values")
     print(f"test rmse {root_mean_square_error(test.y, said):.4g}, R² {r_squared(test.y, said):.4f}")

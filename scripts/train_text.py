@@ -1,7 +1,7 @@
 """Train a GPT on a text and let it write: `python scripts/train_text.py`.
 
 Every gradient is calculated by the library's own backward passes. The default text is the source code of Python's
-standard library, of which the last tenth is held out. It takes about four minutes on two cores of a CPU.
+standard library; the last tenth is held out. It takes about four minutes on two CPU cores.
 
 python scripts/train_text.py --data FILE-OR-FOLDER    any text
 """

@@ -1,3 +1,3 @@
-"""The command `jaxnn`: one file a command, each a reader of flags before what the package does."""
+"""The command `jaxnn`: one file per command, each reading flags for what the package does."""
 
 from jaxnn.cli.main import main as main

@@ -1,4 +1,4 @@
-"""Settings from flags, and wrong input as one line."""
+"""Settings from flags, and errors for wrong input as one line."""
 
 import argparse
 import dataclasses
@@ -15,16 +15,16 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ValueErrors, one line like all others."""
+    """A parser whose errors are ValueErrors, printed as one line like all others."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see --help")
 
 
 def parse(prog: str, description: str, defaults: Mapping[str, AnySettings], argv: Sequence[str]) -> AnySettings:
-    """The settings that the flags say; what they leave out is as in the run to go on with, or as the model's default.
+    """The settings from the flags; the others come from the run to resume, or from the model's defaults.
 
-    defaults: the settings to begin with, for each --model; the first model is meant where none is named.
+    defaults: the settings to start from, for each --model; without --model, the first.
     """
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--model", default=next(iter(defaults)))
@@ -54,7 +54,7 @@ def parse(prog: str, description: str, defaults: Mapping[str, AnySettings], argv
 
 
 def _reader(field: dataclasses.Field) -> Callable[[str], Any]:
-    """What makes the field's value of a flag's text."""
+    """What turns a flag's text into the field's value."""
     if field.metadata["type"] is not None:
         return field.metadata["type"]
     if isinstance(field.default, tuple):
@@ -71,7 +71,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def in_one_line(prog: str, command: Callable[[], int]) -> int:
-    """The command's exit status; wrong input, which is a ValueError or an OSError, is one line on stderr and 2."""
+    """The command's exit status; wrong input, a ValueError or an OSError, is one line on stderr and status 2."""
     try:
         return command()
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The command `jaxnn`: which command is meant."""
+"""The command `jaxnn`: chooses the command."""
 
 import argparse
 import sys

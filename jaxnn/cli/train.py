@@ -8,9 +8,9 @@ from jaxnn.runs.settings import ExampleSettings
 
 PROG = "jaxnn train"
 DESCRIPTION = """\
-Train a network on your data: classes or numbers, as the labels are. Every gradient is calculated by the library's own
-backward passes. A fifth of the data, or the test set that the files bring, is held out and measured after every epoch.
-Writes a run folder: settings, metrics, parameters, figures.
+Train a network on your data, to predict classes or numbers as the labels say. Every gradient is calculated by the
+library's own backward passes. A fifth of the data, or the files' own test set, is held out and measured after every
+epoch. Writes a run folder: settings, metrics, parameters, figures.
 
 examples:
   jaxnn train --data digits                      the packaged handwritten digits
@@ -19,7 +19,7 @@ examples:
   jaxnn train --data path/to/mnist --model cnn   a convolutional network; for images
   jaxnn train --data table.csv --label price     numeric columns; without --label the last one is predicted
   jaxnn train --data arrays.npz                  arrays x and y
-  jaxnn train --resume runs/table-1 --epochs 20  go on with a run
+  jaxnn train --resume runs/table-1 --epochs 20  resume a run
 
 exit status: 0 trained, 1 diverged, 2 could not be run
 """

@@ -9,15 +9,15 @@ from jaxnn.runs.settings import TextSettings
 PROG = "jaxnn train-text"
 DESCRIPTION = """\
 Train a language model on a text and let it write. Every gradient is calculated by the library's own backward passes.
-The default text is the source code of Python's standard library; the last tenth is held out. Prints how many bits the
-model needs for a byte of that, beside what a trigram model needs, and writes a run folder: settings, metrics,
+The default text is the source code of Python's standard library; the last tenth is held out. Prints how many bits
+the model needs per byte of it, beside those of a trigram model, and writes a run folder: settings, metrics,
 parameters, curves, a sample.
 
 examples:
   jaxnn train-text                                         a GPT on Python's own sources: minutes
   jaxnn train-text --data path/to/texts                    a file, or all files of a folder
   jaxnn train-text --model lstm                            a recurrent network for comparison
-  jaxnn train-text --resume runs/text-1 --steps 3000       go on with a run
+  jaxnn train-text --resume runs/text-1 --steps 3000       resume a run
   jaxnn train-text --resume runs/text-1 --temperature 0.5  let a finished one write again
 
 exit status: 0 trained, 1 diverged, 2 could not be run

@@ -16,7 +16,7 @@ IMPORTED = "LOSS, GRAD and INPUTS must be in a module that can be imported on it
 
 
 class CannotRun(Exception):
-    """What to change so that the command can run, in a paragraph; with the user's own traceback, if there is one."""
+    """What to change so that the command can run, in one paragraph; with the user's own traceback, if there is one."""
 
 
 def arguments(spec: str) -> tuple:
@@ -85,7 +85,7 @@ def _module(place: str) -> ModuleType:
 def _from_file(path: Path) -> ModuleType:
     """The file as a module, loaded once so that LOSS and GRAD share it; it can import its neighbours."""
     sys.path.insert(0, str(path.parent))
-    name = f"_verified_{path.stem}"  # not its bare name: a random.py must not take the place of Python's
+    name = f"_verified_{path.stem}"  # not its bare name: a random.py must not replace Python's
     loader = importlib.machinery.SourceFileLoader(name, str(path))
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None

@@ -16,21 +16,21 @@ RIGHT, WRONG, NOT_RUN = 0, 1, 2
 
 VERIFY = """\
 With LOSS and GRAD: is GRAD(params, ...) the gradient of LOSS(params, ...) in params? Prints a report that says which
-leaves are wrong, by how much, and what is probably the cause.
+leaves are wrong, by how much, and the probable cause.
 
-Without them: the library's own certificate, a line for every derivative that it has, with the errors against automatic
-differentiation and finite differences in float64, and of float32 and bfloat16 against float64.
+Without them: the library's own certificate, one line per derivative, with the errors against automatic differentiation
+and finite differences in float64, and of float32 and bfloat16 against float64.
 """
 
 EXAMPLES = """\
-Functions are named as module:name, or as path/to/file.py:name. The current directory is looked into first.
+Functions are named as module:name, or as path/to/file.py:name. The current directory is searched first.
 
 examples:
   jaxnn verify homework:loss homework:grad --inputs homework:make_inputs
   jaxnn verify model.py:loss model.py:grad --inputs model.py:inputs --argnums 0,1 --html report.html
   jaxnn verify homework:loss homework:grad --inputs homework:make_inputs --json > report.json
   jaxnn verify                         every rule of the library (a minute or two)
-  jaxnn verify --only tanh             those whose name contains "tanh"
+  jaxnn verify --only tanh             rules whose name contains "tanh"
   jaxnn verify --write docs            the same, and docs/certificate.md and docs/certificate.html
 
 exit status: 0 right, 1 wrong, 2 could not be run
@@ -115,7 +115,7 @@ def _own_gradient(args: argparse.Namespace) -> int:
         if path is not None:
             require_folder(path)
     _require_format(args.figure)
-    # What the user's code prints would make the JSON illegible.
+    # What the user's code prints would corrupt the JSON.
     with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
         loss, grad = function(args.loss), function(args.grad)
         inputs = arguments(args.inputs)
@@ -146,7 +146,7 @@ def _require_format(path: str | None) -> None:
 
 @contextlib.contextmanager
 def _own_import_path():
-    """The current directory can be imported from, as by `python -m`, while the command runs."""
+    """Modules in the current directory can be imported, as with `python -m`, while the command runs."""
     before = sys.path.copy()
     sys.path.insert(0, os.getcwd())
     try:

@@ -9,7 +9,7 @@ from jax import lax
 
 
 def blocks_of(n: int, largest: int) -> tuple[int, int]:
-    """(count, size) of the blocks that n entries make: as even as they come, of at most `largest` entries."""
+    """(count, size) of the blocks that n entries make: as even as possible, of at most `largest` entries."""
     count = max(1, -(-n // largest))
     return count, -(-n // count)
 
@@ -27,18 +27,18 @@ def iota(size: int) -> jax.Array:
 
 
 def block_at(a: jax.Array, start, size: int, axis: int = 0) -> jax.Array:
-    """The entries from start on."""
+    """`size` entries from start on."""
     return lax.dynamic_slice_in_dim(a, start, size, axis)
 
 
 def put_at(a: jax.Array, block: jax.Array, start, axis: int = 0) -> jax.Array:
-    """a with the block in the place of the entries from start on."""
+    """a with the block in place of the entries from start on."""
     return lax.dynamic_update_slice_in_dim(a, block, start, axis)
 
 
 def last_to_first(count: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
     """carry = body(i, carry) for i = count - 1, …, 0.
 
-    In this order a block overwrites what the last one has put in its place, so that stale entries do no harm there.
+    In this order a block overwrites what the last one wrote in its place, so stale entries do no harm there.
     """
     return lax.fori_loop(0, count, lambda j, carry: body(count - 1 - j, carry), carry)

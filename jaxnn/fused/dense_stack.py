@@ -1,4 +1,4 @@
-"""A stack of layer norm, dense, activation and dropout that keeps little more than one array a layer.
+"""A stack of layer norm, dense, activation and dropout that keeps little more than one array per layer.
 
 Shapes: L layers, ... any leading axes (batch first), D features.
 """
@@ -21,10 +21,10 @@ from jaxnn.layers.dropout import drop
 
 
 class Kept(NamedTuple):
-    """What is kept of a layer: enough for its output and for its slope."""
+    """What is kept of a layer: enough for its output and its slope."""
 
     a: jax.Array  # (..., D) z, the input of the activation; where that is relu, the layer's output instead
-    bits: jax.Array | None  # (..., ⌈D/8⌉) uint8, a bit an entry: 1 = not dropped; (0,) for relu; None = no dropout
+    bits: jax.Array | None  # (..., ⌈D/8⌉) uint8, one bit per entry: 1 = not dropped; (0,) for relu; None = no dropout
 
 
 def dense_stack_forward(
@@ -42,17 +42,18 @@ def dense_stack_forward(
     dz_l = dx_(l+1) ⊙ drop(f'(z_l)),   dw_l = layer_norm(x_l)ᵀ dz_l,   db_l = Σ_batch dz_l
     dscale_l, dshift_l, dx_l: those of `jaxnn.layers.norm.layer_norm_forward` at x_l, for dz_l w_lᵀ
 
-    drop(v) = v / (1 - p) where kept, else 0, with the probability p = dropout; layer l draws what is kept with
-    fold_in(key, l). Without a key nothing is dropped.
-    params: {"scale", "shift", "b": (L, D), "w": (L, D, D)} is run in a loop; a tuple of L dicts {"scale", "shift", "b":
+    drop(v) = v / (1 - p) where kept, else 0, with p = dropout; layer l draws what is kept with fold_in(key, l). Without
+    a key nothing is dropped.
+    params: {"scale", "shift", "b": (L, D), "w": (L, D, D)} runs in a loop; a tuple of L dicts {"scale", "shift", "b":
     (D,), "w": (D, D)} is written out layer by layer. x and y (..., D), all of one dtype.
 
-    Cached: x; and of each layer z, and a bit for each entry that might be dropped. The backward makes the layers'
-    inputs again, x_(l+1) = drop(f(z_l)), and their norms, but no matrix product. With relu, x_(l+1) is cached instead:
-    it is 0 where z is negative and where dropped, and so is the slope. `jax.grad` keeps 5 to 10 arrays a layer.
+    Cached: x; for each layer z, and one bit for each entry that might be dropped. The backward recomputes the layers'
+    inputs, x_(l+1) = drop(f(z_l)), and their norms, but no matrix product. With relu, x_(l+1) is cached instead: it is
+    0 where z is negative and where dropped, and so is the slope. `jax.grad` keeps 5 to 10 arrays per layer.
     Raises ValueError where shapes or dtypes do not fit, and unless 0 <= dropout < 1 and eps > 0.
-    Numerics: those of the four rules it is made of. Written out, what is made again, and each draw, must wait for its
-    turn, or XLA keeps all of it together: it is made to depend on what comes before by adding 0 (`jaxnn._after`).
+    Numerics: those of the four rules it is made of. When written out, each recomputation and each draw must wait for
+    its turn, or XLA keeps all of them at once: each is made to depend on what comes before by adding 0
+    (`jaxnn._after`).
     Source: Chen et al. 2016, Training deep nets with sublinear memory cost (arXiv:1604.06174).
     """
     f, x = get_activation(activation), _check(params, x, dropout, eps)
@@ -149,11 +150,11 @@ def dense_stack(
 ) -> Layer:
     """A stack of layer norm, dense, activation and dropout that needs little memory; see `dense_stack_forward`.
 
-    The same function as repeat(serial(layer_norm(), dense(D), activation(…), dropout(p)), n_layers) of
-    `jaxnn.combinators`, with a fifth of the memory. Dropout is active with Ctx(train=True, key=…). unroll: written out
-    layer by layer, instead of a loop. The weights come from the initializer, scale is 1, shift and b are 0.
-    Raises ValueError unless n_layers >= 1, 0 <= dropout < 1 and eps > 0, and when train is True with dropout > 0 and
-    without a key.
+    The same function as repeat(serial(layer_norm(), dense(D), activation(…), dropout(p)), n_layers) from
+    `jaxnn.combinators`, with a fifth of the memory. Dropout is active with Ctx(train=True, key=…). unroll: write the
+    layers out instead of looping. The weights come from the initializer, scale is 1, shift and b are 0.
+    Raises ValueError unless n_layers >= 1, 0 <= dropout < 1 and eps > 0, and when train is True with dropout > 0 and no
+    key.
     """
     whole("dense_stack", "n_layers", n_layers, least=1)
     fraction("dense_stack", "dropout", dropout)
@@ -185,7 +186,7 @@ def dense_stack(
 
 
 def _parts(p: dict) -> tuple[dict, dict]:
-    """A layer's parameters, those of the norm and those of the matrix product."""
+    """A layer's parameters: the norm's and the matrix product's."""
     return {name: p[name] for name in ("scale", "shift")}, {name: p[name] for name in ("w", "b")}
 
 

@@ -1,4 +1,4 @@
-"""Softmax attention block by block: the scores of all queries and keys are never in memory together.
+"""Softmax attention block by block: the scores of all queries and keys are never in memory at once.
 
 Shapes, as in `jaxnn/layers/attention.py`: B batch, T queries, N keys, H query heads, K key heads (K divides H),
 d features of a query and of a key, e of a value. The G = H/K query heads that share a key head are rows of one matrix.
@@ -19,12 +19,12 @@ from jaxnn._parallel import by_device
 from jaxnn.fused.blocks import blocks_of, iota, last_to_first, place
 from jaxnn.layers import attention_forward
 
-# Queries and keys of a block of scores: small enough for a CPU's caches, large enough for its cores to share a product.
+# Queries and keys per block of scores: small enough for a CPU's caches, large enough for its cores to share a product.
 BLOCKS = 512, 256
 
 
 class Cache(NamedTuple):
-    """What the backward pass reads: nothing of T times N."""
+    """What the backward pass reads: nothing of size T times N."""
 
     q: jax.Array  # (B, H, T, d)
     k: jax.Array  # (B, K, N, d)
@@ -36,7 +36,7 @@ class Cache(NamedTuple):
 
 
 class CausalCache(Cache):
-    """The same, of causal attention."""
+    """The same, for causal attention."""
 
 
 def flash_attention(
@@ -54,7 +54,7 @@ def flash_attention(
 
     The formulas, shapes and errors are those of `flash_attention_forward`; the mask gets no gradient.
     Forward-mode (jax.jvp) is a TypeError of JAX: the rule is a `jax.custom_vjp`. Second derivatives of causal attention
-    need jax.hessian: reverse over reverse mode is a ValueError, for loops that end at the diagonal.
+    need jax.hessian: reverse over reverse mode is a ValueError, since the loops end at the diagonal.
 
     >>> q = k = jnp.zeros((1, 1, 2, 4))
     >>> flash_attention(q, k, jnp.array([[[[1.0], [3.0]]]]), causal=True)
@@ -72,25 +72,25 @@ def flash_attention_forward(
     mask: ArrayLike | None = None,
     blocks: tuple[int, int] = BLOCKS,
 ) -> tuple[jax.Array, Cache]:
-    """`attention_forward` without dropout, for a block of queries and a block of keys at a time.
+    """`attention_forward` without dropout, one block of queries and one block of keys at a time.
 
-    S = q kᵀ / √d,  -inf where the key may not be seen;  P = softmax(S) over the keys,  o = P v
+    S = q kᵀ / √d,  -inf where the query may not see the key;  P = softmax(S) over the keys,  o = P v
     dv = Pᵀ do,  dP = do vᵀ,  dS = P ⊙ (dP - rowsum(do ⊙ o)),  dq = dS k / √d,  dk = dSᵀ q / √d
 
     Forward, from one block of keys to the next, with m the largest S of a query so far and l = Σ_j e^(S_j - m):
-    m' = max(m, S),  o ← o e^(m - m') + e^(S - m') v,  l ← l e^(m - m') + rowsum(e^(S - m'));  o / l in the end.
-    Backward, S of a block is calculated anew and P = e^(S - m) / l. Softmax's rowsum(dP ⊙ P) needs no whole row of P:
-    Σ_j P_j (do · v_j) = do · Σ_j P_j v_j = do · o. Blocks above the diagonal of causal attention are left out.
+    m' = max(m, S),  o ← o e^(m - m') + e^(S - m') v,  l ← l e^(m - m') + rowsum(e^(S - m'));  finally o / l.
+    Backward, S of each block is recomputed and P = e^(S - m) / l. Softmax's rowsum(dP ⊙ P) needs no whole row of P:
+    Σ_j P_j (do · v_j) = do · Σ_j P_j v_j = do · o. Blocks above the diagonal of causal attention are skipped.
 
     q (B, H, T, d), k (B, K, N, d), v (B, K, N, e), o (B, H, T, e), of one dtype. causal: query t sees the keys s <= t,
-    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. blocks: how many queries
-    and keys at a time. Cached: q, k, v, mask, o, m and 1 / l; besides these, the results and rowsum(do ⊙ o), memory
-    does not grow with T.
-    Raises the ValueErrors of `attention_forward`, and one for blocks of less than 1.
-    Numerics: those of `attention_forward`: a query that may see no key has o = 0, and no gradient comes from it; masked
+    and T = N. mask: bool (B, N), or (1, N) for all examples alike; True is a key that may be seen. blocks: how many
+    queries and keys at a time. Cached: q, k, v, mask, o, m and 1 / l; apart from these, the results and rowsum(do ⊙ o),
+    memory does not grow with T.
+    Raises the ValueErrors of `attention_forward`, and one for block sizes below 1.
+    Numerics: those of `attention_forward`: a query that may see no key has o = 0 and sends back no gradient; masked
     keys and values have no influence, even if NaN, and gradients of exactly 0;
-    bfloat16 and float16 are calculated in float32, in which dq is added up, and rounded at the end.
-    The default blocks are what is fastest on CPUs; other devices want more.
+    bfloat16 and float16 are calculated in float32, in which dq is also summed, and rounded at the end.
+    The default blocks are the fastest on CPUs; other devices want larger ones.
     Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
     """
     q, k, v, mask = _checked(q, k, v, causal, mask, blocks)
@@ -143,7 +143,8 @@ def flash_attention_backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq, dk, dv): dS = P ⊙ (do vᵀ - rowsum(do ⊙ o)),  dq = dS k / √d,  dk = dSᵀ q / √d,  dv = Pᵀ do.
 
-    do has o's shape. Each block of P comes from S, m and l; e^(S - m) meets do / l, so that l divides no block.
+    do has o's shape. Each block of P comes from S, m and l; e^(S - m) is multiplied by do / l, so that no block is
+    divided by l.
     """
     q, k, v, mask, o, top, share = cache
     do = cotangent("flash_attention_backward", "do", do, "the output", o.shape)
@@ -200,7 +201,7 @@ def _backward(q, k, v, o, top, share, do, mask, causal, blocks):
 
 
 def _by_device(f, arrays, mask):
-    """f(*arrays, mask), by each device for its own examples; a mask of one row is for all of them."""
+    """f(*arrays, mask), on each device for its own examples; a mask of one row is for all of them."""
     examples, whole = (arrays, (mask,)) if mask is None or len(mask) == 1 else ((*arrays, mask), ())
     return by_device(lambda *arguments: (f(*arguments), ()), examples, whole)[0]
 
@@ -219,14 +220,14 @@ def _rule_backward(causal, blocks, cache, do):
 
 
 _rule.defvjp(_rule_forward, _rule_backward)
-_compiled = jax.jit(_rule, static_argnums=(0, 1))  # outside jit, each call would compile the loops anew
+_compiled = jax.jit(_rule, static_argnums=(0, 1))  # outside jit, each call would recompile the loops
 
 
 # ---------------------------------------------------------------- a block of scores
 
 
 def _scores(q_i, k_j, sees, position):
-    """q kᵀ of two blocks, -inf where a key's position is behind the last that the query sees."""
+    """q kᵀ of two blocks, -inf where a key's position is beyond the last that the query sees."""
     return jnp.where(position[None, :] <= sees[:, None], _product(q_i, k_j, 1, 1), -jnp.inf)
 
 
@@ -262,8 +263,8 @@ class _Head(NamedTuple):
     """A key head of an example."""
 
     example: jax.Array
-    number: jax.Array  # which of the example's
-    n_heads: int  # key heads of an example
+    number: jax.Array  # which of the example's key heads
+    n_heads: int  # key heads per example
 
 
 def _head(i, n_heads):
@@ -272,9 +273,9 @@ def _head(i, n_heads):
 
 
 def _rows(a, head, start, size):
-    """Positions start … start + size of the heads of a (B, heads, T, …) that belong to a key head, below one another.
+    """Positions start … start + size of the heads of a (B, heads, T, …) that belong to a key head, stacked.
 
-    They are cut out of the whole array: a copy of the head would be of the size of T.
+    They are cut from the whole array: a copy of the head would have size T.
     """
     group = a.shape[1] // head.n_heads
     block = lax.dynamic_slice(a, _corner(a, head, start), (1, group, size, *a.shape[3:]))
@@ -282,7 +283,7 @@ def _rows(a, head, start, size):
 
 
 def _put_rows(a, block, head, start, size):
-    """a with the block in the place of such rows."""
+    """a with the block in place of such rows."""
     block = block.reshape(1, a.shape[1] // head.n_heads, size, *a.shape[3:])
     return lax.dynamic_update_slice(a, block, _corner(a, head, start))
 
@@ -292,13 +293,13 @@ def _corner(a, head, start):
 
 
 def _sizes(q, k, blocks):
-    """G, and count and size of the blocks of queries and of keys."""
+    """G, and the count and size of the blocks of queries and of keys."""
     g = q.shape[1] // k.shape[1]
     return g, *blocks_of(q.shape[2], max(1, blocks[0] // g)), *blocks_of(k.shape[2], blocks[1])
 
 
 def _checked(q, k, v, causal, mask, blocks):
-    """The arguments as arrays; the plain rule raises the errors of all but the blocks."""
+    """The arguments as arrays; the plain rule raises all errors except those about blocks."""
     for size in blocks:
         whole("flash_attention", "a size in blocks", size, least=1)
     q, k, v = (float_array("flash_attention", name, a) for name, a in (("q", q), ("k", k), ("v", v)))

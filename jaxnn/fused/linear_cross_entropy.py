@@ -1,6 +1,6 @@
-"""Cross-entropy of the scores of a large vocabulary; the scores of all tokens are never in memory together.
+"""Cross-entropy of the scores of a large vocabulary; the scores of all tokens are never in memory at once.
 
-Shapes: N tokens, D features, V rows of the table (a row for each word of a vocabulary).
+Shapes: N tokens, D features, V rows of the table (one per word of a vocabulary).
 """
 
 import functools
@@ -16,7 +16,7 @@ from jaxnn._checks import array, at_least_float32, cotangent, float_array, param
 from jaxnn._parallel import by_device
 from jaxnn.fused.blocks import block_at, blocks_of, iota, last_to_first, place, put_at
 
-# For each `memory`: tokens and rows of the table in a block, large enough for a CPU's cores to share a product.
+# For each `memory`: tokens and rows of the table per block, large enough for a CPU's cores to share a product.
 BLOCKS = {"default": (256, 384), "least": (512, 384)}
 
 
@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """The cache of memory="least": with it, ∂L/∂z comes from scores calculated anew."""
+    """The cache of memory="least": with it, ∂L/∂z comes from recomputed scores."""
 
     x: jax.Array  # (N, D)
     labels: jax.Array  # (N,)
@@ -79,22 +79,22 @@ def linear_cross_entropy_forward(
     dx = dz table,  dtable = dzᵀ x
 
     params {"table": (V, D)}, as an embedding stores it; x (N, D) of the same dtype; labels (N,) integers in [0, V);
-    weights (N,), constant, w >= 0; L a scalar, of at least float32. An example of weight 0 costs nothing and is not
-    looked at. Under jit the loss and the gradient of an example whose label is out of range are NaN.
+    weights (N,), constant, w >= 0; L a scalar, at least float32. An example of weight 0 costs nothing and is ignored,
+    even if NaN. Under jit the loss and the gradient of an example whose label is out of range are NaN.
 
-    memory="default": z of some tokens is made, used for L, dx and dtable, and forgotten. Cached is the gradient for
-    dL = 1; the work is that of the plain rule.
-    memory="least": z of some tokens and some rows of the table is made, for L in the forward pass and again for dx and
-    dtable in the backward pass: a third more work. Cached are x, labels and three numbers a token.
-    `linear_cross_entropy` without jax.grad makes L as "least" does, whatever memory is.
-    blocks: how many tokens, and how many rows of the table, at a time; by default what is fastest on
-    CPUs, other devices want more.
+    memory="default": z of some tokens at a time is made, used for L, dx and dtable, and forgotten. Cached: the gradient
+    for dL = 1. It costs as much as the plain rule.
+    memory="least": z of some tokens and some rows of the table at a time is made, for L in the forward pass and again
+    for dx and dtable in the backward pass: a third more work. Cached: x, labels and three numbers per token.
+    `linear_cross_entropy` without jax.grad calculates L as "least" does, whatever memory is.
+    blocks: how many tokens, and how many rows of the table, at a time; the default is the fastest on CPUs,
+    other devices want larger ones.
 
-    Raises ValueError for shapes or dtypes that do not fit, for N = 0, an unknown memory, and blocks of less than 1.
+    Raises ValueError for shapes or dtypes that do not fit, for N = 0, an unknown memory, and block sizes below 1.
     Numerics: with m the largest z and s = Σ_(j≠y) e^(z_j - m), ℓ = (m - z_y) + log1p(s + (e^(z_y - m) - 1)): exact down
     to the smallest float for a confident example, where the logarithm of 1 + s is 0 in float32 from a gap of 17 on; and
-    dz_y comes from s, since p_y - 1 cancels. Between blocks of rows, m and s are carried on: s ← s e^(m - m'). bfloat16
-    and float16 are calculated in float32 and rounded at the end.
+    dz_y comes from s, since p_y - 1 cancels. m and s are carried from one block of rows to the next: s ← s e^(m - m').
+    bfloat16 and float16 are calculated in float32 and rounded at the end.
     Source: Milakov, Gimelshein 2018 for the running s (arXiv:1805.02867); Wijmans et al. 2024 (arXiv:2411.09009).
     """
     params, x, labels, weights = _checked(params, x, labels, weights, memory, blocks)
@@ -131,7 +131,7 @@ def _rule_backward(memory, blocks, saved, dloss):
 
 
 _rule.defvjp(_rule_forward, _rule_backward)
-_compiled = jax.jit(_rule, static_argnums=(0, 1))  # outside jit, each call would compile the loops anew
+_compiled = jax.jit(_rule, static_argnums=(0, 1))  # outside jit, each call would recompile the loops
 
 
 # ---------------------------------------------------------------- L, and how it depends on z
@@ -171,7 +171,7 @@ def _loss_and_gradients_of_some(x, labels, u, table, blocks):
         loss_i, share, slope = _loss_shares_slope(top, e.sum(1), z_y, u_i)
         dz = jnp.where(hot, slope[:, None], e * share[:, None])
 
-        def rows(k, dtable):  # a product added to the whole of dtable would first be written out, as large as dtable
+        def rows(k, dtable):  # a product added to all of dtable would first be stored, as large as dtable
             start, stale = place(k, v_size, v)
             dz_k = jnp.where(iota(v_size)[None, :] < stale, 0, block_at(dz, start, v_size, axis=1))
             return put_at(dtable, block_at(dtable, start, v_size) + _product(dz_k, x_i, 0, 0), start)
@@ -224,7 +224,7 @@ def _loss_and_shares_of_some(x, labels, u, table, blocks):
 
 
 def _gradients_from_shares(table, cache, dloss, blocks):
-    """(dtable, dx) from scores calculated anew; a block of dtable is finished before the next is begun."""
+    """(dtable, dx) from recomputed scores; each block of dtable is finished before the next is started."""
     x, labels, top, share, slope = cache
     again = functools.partial(_gradients_of_some, blocks=blocks)
     dx, dtable = by_device(again, (x, labels, top, dloss * share, dloss * slope), (table,))
@@ -262,7 +262,7 @@ def _gradients_of_some(x, labels, top, share, slope, table, blocks):
 
 
 def _tokens_at(start, stale, size, u, x, labels):
-    """A block of u, x and labels. Stale examples get u = 0, and examples of u = 0 are not looked at: x = 0."""
+    """A block of u, x and labels. Stale examples get u = 0, and where u = 0 the example is ignored: x = 0."""
     u = jnp.where(iota(size) < stale, 0, block_at(u, start, size))
     return u, jnp.where(u[:, None] == 0, 0, block_at(x, start, size)), block_at(labels, start, size)
 
@@ -313,7 +313,7 @@ def _checked(params, x, labels, weights, memory, blocks):
 
 
 def _require_in_range(who, labels, weights, v):
-    """ValueError for labels and weights that make no sense, where their values are known."""
+    """ValueError for labels and weights out of range, where their values are known."""
     if isinstance(weights, Tracer):
         return
     if weights is not None and not (np.asarray(weights) >= 0).all():

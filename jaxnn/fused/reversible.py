@@ -1,4 +1,4 @@
-"""Residual blocks that are run backwards: depth without its memory.
+"""Residual blocks that can be run backwards: depth without the memory for it.
 
 Shapes: B batch, ... any axes between, D features, an even number.
 """
@@ -12,27 +12,27 @@ from jaxnn.layer import Layer, in_part
 
 
 def reversible(f: Layer, g: Layer, n: int) -> Layer:
-    """n pairs of residual blocks; the backward recovers what went into each from what came out.
+    """n pairs of residual blocks; the backward recovers the input of each from its output.
 
     [x1 x2] = x,  n times:          x1 ← x1 + f(x2),  then x2 ← x2 + g(x1);                            y = [x1 x2]
     [d1 d2] = dy,  n times, back:   x2 ← x2 - g(x1),  d1 ← d1 + (g's dx for d2),
                                     x1 ← x1 - f(x2),  d2 ← d2 + (f's dx for d1);                       dx = [d1 d2]
 
-    f and g are layers that keep the shape (B, ..., D/2), that of each half of x; x and y (B, ..., D). params and state
-    are {"f", "g"}, with a new first axis of size n. Pair i has the context ctx.fold(i), its f fold(0) of that, its g
-    fold(1). A residual stream that is one array wide begins with [x x], its two halves are added at the end (Kitaev et
-    al. 2020).
-    Cached: y, its dtype, the state before, and ctx. The memory of a pair, whatever n; for one more forward pass, as
-    with `jaxnn.combinators.remat`, which keeps an array a layer.
+    f and g are layers that keep the shape (B, ..., D/2) of each half of x; x and y (B, ..., D). params and state are
+    {"f", "g"}, with a new first axis of size n. Pair i has the context ctx.fold(i), its f fold(0) of that, its g
+    fold(1). A residual stream that is one array wide starts as [x x], and its two halves are added at the end (Kitaev
+    et al. 2020).
+    Cached: y, its dtype, the state before, and ctx. That is the memory of one pair, whatever n, at the cost of one more
+    forward pass, as with `jaxnn.combinators.remat`, which keeps one array per layer.
     Raises ValueError unless n >= 1, where D is odd, and where f or g changes the shape.
 
-    Numerics: in floating point (x + f) - f is not quite x, and the blocks below amplify what is missing: through 64
-    pairs a float32 gradient may be left with 3 digits. Hence x1 and x2 are integers here, multiples of 2^-20 (float64:
+    Numerics: in floating point (x + f) - f is not quite x, and the blocks below amplify the difference: after 64 pairs
+    a float32 gradient may be left with 3 digits. Hence x1 and x2 are integers here, multiples of 2^-20 (float64:
     2^-40), to which f and g are rounded: what was added is subtracted without error. That holds if f, compiled for the
     backward, rounds as it did in the forward; where it does not, the error is 2^-20.
-    x1 and x2 may reach to ±1023 (float64: ±4e6). Where an entry is beyond that after a step, or f or g not finite, all
-    of y is NaN, and so is the gradient.
-    Integers have no derivative: `jax.grad` of forward is an error; of `jaxnn.as_custom_vjp` of the layer it is the
+    x1 and x2 may reach ±1023 (float64: ±4e6). If any entry is beyond that after a step, or f or g is not finite, all of
+    y is NaN, and so is the gradient.
+    Integers have no derivative: `jax.grad` of forward is an error; `jax.grad` of `jaxnn.as_custom_vjp(layer)` is the
     gradient above.
     Source: Gomez et al. 2017, The reversible residual network (arXiv:1707.04585); Maclaurin et al. 2015 for integers
     (arXiv:1502.03492).
@@ -71,7 +71,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
         def pair(carry, step):
             x1, x2, fits = carry
             i, p, s = step
-            fits &= _fit(x2, x.dtype)  # here, and not where x2 is made: its floats are made here for f as well
+            fits &= _fit(x2, x.dtype)  # here, not where x2 is made: f needs its floats here as well
             y, sf, _ = added(0, p, s, _floating(x2, x.dtype), ctx.fold(i))
             x1 = x1 + _integers(y)
             fits &= _fit(x1, x.dtype)
@@ -126,13 +126,13 @@ def _keeps(in_shape, out_shape):
 
 
 def _form(dtype):
-    """The type of the integers that stand for numbers of this dtype, and how many of their bits are the fraction."""
+    """The integer type that represents numbers of this dtype, and how many of its bits are the fraction."""
     return (jnp.int64, 40) if jnp.finfo(dtype).bits == 64 else (jnp.int32, 20)
 
 
 @jax.custom_jvp
 def _integers(x):
-    """x as a multiple of 2^-bits, the nearest one; the largest there is for what is beyond, or NaN."""
+    """x as the nearest multiple of 2^-bits; the largest one for anything beyond, and for NaN."""
     integer, bits = _form(x.dtype)
     largest = float(jnp.iinfo(integer).max >> bits)
     x = x.astype(at_least_float32(x.dtype))
@@ -156,8 +156,7 @@ def _floating(integers, dtype):
 def _fit(integers, dtype):
     """Whether all of the stream is in the lower half of the range.
 
-    What leaves that half in one step does not come back to it, not even around the end of the integers: the step is at
-    most the whole range.
+    Anything that leaves that half in one step cannot wrap around back into it: a step is at most the whole range.
     """
     integer, bits = _form(dtype)
     largest = jnp.abs(_floating(integers, at_least_float32(dtype))).max(initial=0)

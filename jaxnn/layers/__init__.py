@@ -1,7 +1,7 @@
-"""Layers, one family a file: constructors, each of which returns a `jaxnn.Layer`, and the bare pairs beneath them.
+"""Layers, one family per file: constructors that return a `jaxnn.Layer`, and the bare pairs beneath them.
 
-The constructor has the plain name, the pair `…_forward` and `…_backward`; attention's pair is that of the heads alone,
-`multi_head_…` the one with projections. Take both from here: a constructor hides the module of its name.
+The constructor has the plain name, the pair is `…_forward` and `…_backward`; attention's pair is the heads alone,
+`multi_head_…` includes the projections. Import both from here: a constructor hides the module of the same name.
 """
 
 from jaxnn.layers.activation import activation as activation

@@ -5,18 +5,18 @@
 which is linear in each of its three arguments:
 
     correlate        ∂φ/∂g [b, o] = Σ_k x̃[b, s·o + d·k - l] w[k]                  a convolution
-    spread           ∂φ/∂x [b, i] = Σ_(s·o + d·k - l = i) g[b, o] w[k]ᵀ           the gradient to its input
-    kernel_gradient  ∂φ/∂w [k]    = Σ_b Σ_o x̃[b, s·o + d·k - l]ᵀ g[b, o]          the gradient to its kernel
+    spread           ∂φ/∂x [b, i] = Σ_(s·o + d·k - l = i) g[b, o] w[k]ᵀ           the gradient of its input
+    kernel_gradient  ∂φ/∂w [k]    = Σ_b Σ_o x̃[b, s·o + d·k - l]ᵀ g[b, o]          the gradient of its kernel
 
-Shapes: x (B, *n_in, C), w (*size, C/groups, C'), g (B, *n_out, C'); o, k, i, s, d, l as in `_windows.py`. In groups,
-C and C' are cut into that many blocks, and block j of x meets block j of g alone.
+Shapes: x (B, *n_in, C), w (*size, C/groups, C'), g (B, *n_out, C'); o, k, i, s, d, l as in `_windows.py`. With groups,
+C and C' are cut into that many blocks, and block j of x meets only block j of g.
 
-Numerics: products and sums in at least float32, which is also the dtype of what is returned. With a depthwise kernel
-(as many groups as C and C') all three are written out as sums over the taps of shifted products: XLA for CPU takes ten
-times longer for convolutions of so many groups. ∂φ/∂w is a convolution in groups of channels, with x transposed for it;
-`jax.grad` asks for groups in the batch instead, for which XLA for CPU takes more than ten times longer too. On a CPU it
-is instead, without groups and for windows of up to 25 taps, a sum of matrix products: XLA takes twice as long for it as
-a convolution, and twenty times as long inside a loop, such as an epoch that is one `lax.scan`.
+Numerics: products and sums in at least float32, which is also the dtype of the result. With a depthwise kernel (as many
+groups as C and C') all three are written out as sums of shifted products over the taps: XLA for CPU takes ten times
+longer for convolutions with that many groups. ∂φ/∂w is a convolution with groups of channels, for which x is
+transposed; `jax.grad` asks for groups in the batch instead, for which XLA for CPU also takes more than ten times
+longer. On a CPU, without groups and for windows of up to 25 taps, it is a sum of matrix products instead: as a
+convolution, XLA takes twice as long, and twenty times as long inside a loop, such as an epoch that is one `lax.scan`.
 """
 
 import functools
@@ -54,8 +54,8 @@ def correlate(x: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.
 def spread(g: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Array:
     """∂φ/∂x [b, i] = Σ_(s·o + d·k - l = i) g[b, o] w[k]ᵀ, (B, *n_in, C).
 
-    A convolution too: g with s - 1 zeros between its entries, the kernel flipped and its channels exchanged,
-    padded with d (size - 1) - l in front.
+    Also a convolution: g with s - 1 zeros between its entries and d (size - 1) - l in front, the kernel flipped and its
+    channels exchanged.
     """
     if _is_depthwise(w, groups):
         rows = _rows(w)
@@ -78,8 +78,8 @@ def spread(g: jax.Array, w: jax.Array, windows: Windows, groups: int) -> jax.Arr
 def kernel_gradient(x: jax.Array, g: jax.Array, windows: Windows, groups: int) -> jax.Array:
     """∂φ/∂w [k] = Σ_b Σ_o x̃[b, s·o + d·k - l]ᵀ g[b, o], (*size, C/groups, C').
 
-    A matrix product a tap; or a convolution with the roles exchanged, in which g is the kernel, with s - 1 gaps between
-    its entries, moves over x in steps of d, and the batch is what is summed over, as the channels are elsewhere.
+    One matrix product per tap; or a convolution with the roles exchanged: g is the kernel, with s - 1 gaps between its
+    entries, it moves over x in steps of d, and the sum runs over the batch as it does over the channels elsewhere.
     """
     return by_device(lambda x, g: ((), _kernel_gradient(x, g, windows, groups)), (x, g))[1]
 
@@ -88,7 +88,7 @@ def _kernel_gradient(x, g, windows, groups):
     if _is_depthwise_pair(x, g, groups):
         products = tuple(_wide(tap) * _wide(g) for tap in taps(x, windows))
         zeros = (jnp.zeros((), products[0].dtype),) * len(products)
-        # All taps in one reduction read x and g once; over one axis first, it leaves sums enough to share out.
+        # One reduction for all taps reads x and g once; over one axis first, it leaves enough sums to parallelize.
         sums = lax.reduce(products, zeros, lambda a, b: tuple(map(operator.add, a, b)), (len(windows),))
         sums = [one.sum(tuple(range(one.ndim - 1))) for one in sums]
         return jnp.stack(sums).reshape(*(a.size for a in windows), 1, x.shape[-1])
@@ -98,7 +98,7 @@ def _kernel_gradient(x, g, windows, groups):
 
 
 def _tap_by_tap(windows):
-    """∂φ/∂w with one matrix product a tap, or one for all where x has so few channels that the copies are small."""
+    """∂φ/∂w with one matrix product per tap, or one for all where x has so few channels that the copies are small."""
 
     def calculate(x, g):
         seen, dtype = taps(x, windows), at_least_float32(x.dtype)
@@ -112,7 +112,7 @@ def _tap_by_tap(windows):
 
 
 def _product(x, g, first, dtype):
-    """Σ over the batch and all places: axes first, first + 1, … of x and 0, 1, … of g, all but the last."""
+    """Σ over the batch and all places: axes first, first + 1, … of x with 0, 1, … of g, all but the last."""
     axes = tuple(range(g.ndim - 1))
     contracted = (tuple(first + axis for axis in axes), axes)
     return lax.dot_general(x, g, (contracted, ((), ())), preferred_element_type=dtype)
@@ -155,7 +155,7 @@ def _is_depthwise_pair(x, g, groups):
 
 
 def _rows(w):
-    """A row of channels for each tap, of x's rank."""
+    """A row of channels for each tap, with x's rank."""
     return list(_wide(w).reshape(-1, *[1] * (w.ndim - 1), w.shape[-1]))
 
 
@@ -164,6 +164,6 @@ def _wide(x):
 
 
 def _layouts(lhs, rhs, out, windows):
-    """The layouts with the axes of the windows in place of the dot."""
+    """The layouts, with the axes of the windows in place of the dot."""
     axes = "HW"[: len(windows)]
     return lhs.replace(".", axes), rhs.replace(".", axes), out.replace(".", axes)

@@ -1,4 +1,4 @@
-"""Mean and variance that lose nothing at any mean/std and any size: what every normalisation rests on."""
+"""Mean and variance that lose nothing at any mean/std and any magnitude: the basis of every normalisation."""
 
 import math
 from collections.abc import Callable
@@ -29,14 +29,14 @@ def moments(
 ) -> tuple[Moments, jax.Array]:
     """(Moments, variance) of x over the axes, in at least float32; the variance is the biased one, Σ (x - mean)² / n.
 
-    A mask (n, 1), for a matrix x and axis 0, takes the rows where it is True: whatever stands in the others changes
+    A mask (n, 1), for a matrix x and axis 0, selects the rows where it is True: the contents of the others change
     nothing. If it is True nowhere, the mean is the first row and the variance 0.
 
     Numerics: E[x²] - E[x]² is wrong by (mean/std)² roundings, Σ (x - mean)² / n by mean/std of them, since one float
-    holds the mean no better. Two do: the differences to one of the entries are right to their last bits, and so is the
-    mean of them; its sum with that entry is split into a float and what is lost in rounding to it. The mean square of
-    x - float is then the variance and the square of what was lost, which is the smaller of the two as long as x itself
-    can tell its entries apart.
+    cannot hold the mean any better. Two can: the differences from one of the entries are right to their last bits, and
+    so is their mean; its sum with that entry is split into a float and what is lost in rounding to it. The mean square
+    of x - float is then the variance plus the square of what was lost, which is the smaller of the two as long as x
+    itself can tell its entries apart.
     """
     dtype = at_least_float32(x.dtype)
 
@@ -71,10 +71,10 @@ def centred(x: jax.Array, m: Moments) -> jax.Array:
 def at_good_scaling(
     statistics: Callable[[jax.Array], tuple], scaling: Callable[[], jax.Array]
 ) -> tuple[jax.Array, Any]:
-    """(scaling(), statistics(scaling())), or (1, statistics(1)) where the last of these, a mean square, is small.
+    """(scaling(), statistics(scaling())), or (1, statistics(1)) where the last statistic, a mean square, is small.
 
-    On a CPU the search for the largest |x|, a tenth of a norm's time, is so left out where squares do not overflow.
-    Elsewhere the branch would cost more than the search: for a GPU's work to go on, the CPU has to take it.
+    On a CPU this skips the search for the largest |x|, a tenth of a norm's time, where squares do not overflow.
+    Elsewhere the branch would cost more than the search: a GPU would have to wait for the CPU to take it.
     """
 
     def by_size():
@@ -92,10 +92,10 @@ def at_good_scaling(
 
 
 def scaling_of(x: jax.Array, axes: tuple[int, ...], up: bool = False) -> jax.Array:
-    """A power of two whose product with x has finite squares: 1, or 2^-80 (float32) where an |x| is above 2^48.
+    """A power of two whose product with x has finite squares: 1, or 2^-80 (float32) where any |x| is above 2^48.
 
-    With up it keeps the squares from vanishing too: 2^80 where all |x| are below 2^-48, but not all 0 (of constants
-    XLA makes (0 · 2^80)² = 0² · (2^80)² = 0 · inf).
+    With up it also keeps the squares from vanishing: 2^80 where all |x| are below 2^-48, but not all 0 (for constants,
+    XLA turns (0 · 2^80)² into 0² · (2^80)² = 0 · inf).
     """
     bound, factor = _bound(x.dtype), 2.0 ** (jnp.finfo(x.dtype).maxexp * 5 // 8)
     largest = jnp.abs(x).max(axes, keepdims=True, initial=0)
@@ -104,13 +104,13 @@ def scaling_of(x: jax.Array, axes: tuple[int, ...], up: bool = False) -> jax.Arr
 
 
 def _bound(dtype) -> float:
-    """2^48 (float32): numbers below have squares, and sums of squares, that do not overflow."""
+    """2^48 (float32): the squares of numbers below it, and sums of those, do not overflow."""
     return 2.0 ** (jnp.finfo(dtype).maxexp * 3 // 8)
 
 
 def reciprocal_root(variance: jax.Array, scaling: jax.Array, eps: float) -> jax.Array:
     """1 / sqrt(variance + scaling² · eps).
 
-    Where scaling² · eps underflows, it is nothing beside the variance, unless that is 0: hence the minimum.
+    Where scaling² · eps underflows, it is negligible beside the variance unless that is 0: hence the minimum.
     """
     return jnp.minimum(1 / jnp.sqrt(variance + scaling * scaling * eps), 1 / (scaling * math.sqrt(eps)))

@@ -1,7 +1,7 @@
 """The loops of `recurrent_forward` and `recurrent_backward`: a sequence in one piece, or in chunks for less memory.
 
-Only what depends on the step before stays in a loop. x w is one product for all steps, and so are dw, du and dx.
-State and gradients are kept in at least float32 from step to step.
+Only what depends on the previous step stays in a loop: x w is one product for all steps, and so are dw, du and dx.
+State and gradients are kept in at least float32 between steps.
 
 Shapes: B batch, T time, n_in features, H units.
 """
@@ -38,7 +38,7 @@ class Chunks(NamedTuple):
 
     x: jax.Array  # (B, T, n_in)
     before: tuple[jax.Array, ...]  # the state before each chunk of full length, each array (T // chunk, B, H)
-    rest: tuple[jax.Array, ...]  # the state before the T % chunk steps that are left, each array (B, H)
+    rest: tuple[jax.Array, ...]  # the state before the T % chunk remaining steps, each array (B, H)
     real: jax.Array | None  # (T, B) bool
     cut: jax.Array | None  # (T,) bool
     chunk: jax.Array  # (chunk, 0): an empty array whose shape remembers the length
@@ -81,7 +81,7 @@ def _run(cell, params, x, state, real):
 def _back(cell, params, k, before, real, cut, dh, dstate):
     """dp (T, B, columns of b), and ds before the first step."""
     dh = None if dh is None else dh.swapaxes(0, 1).astype(k.dtype)
-    u_transposed = params["u"].T  # here: in the loop, a CPU takes three times as long to multiply by it
+    u_transposed = params["u"].T  # not in the loop, where a CPU takes three times as long to multiply by it
 
     def step(dstate, now):
         k, state, dh, real, cut = now
@@ -126,7 +126,7 @@ def run_chunks(cell, params, x, state, real, cut, chunk) -> tuple[jax.Array, tup
 
 
 def back_chunks(cell, params, cache, dh, dstate) -> tuple[dict, jax.Array, tuple]:
-    """(dparams, dx (B, T, n_in), dstate): each chunk is run again, then gone back through."""
+    """(dparams, dx (B, T, n_in), dstate): each chunk is run again, then backpropagated through."""
     x, before, before_rest, real, cut, chunk = cache
     chunk = chunk.shape[0]
     n, rest = divmod(x.shape[1], chunk)
@@ -138,7 +138,7 @@ def back_chunks(cell, params, cache, dh, dstate) -> tuple[dict, jax.Array, tuple
         cut_piece, dh_piece = _piece(cut, start, length, 0), _piece(dh, start, length, 1)
         dp, dstate = _back(cell, params, k, before, real_piece, cut_piece, dh_piece, dstate)
         du = dparams["u"] + summed_product(before[0], u_columns(params, dp), x.dtype, params["u"])
-        x_piece = after(du, x_piece)  # so that the two products are not in memory together
+        x_piece = after(du, x_piece)  # so that the two products are not in memory at once
         dw = dparams["w"] + summed_product(x_piece, w_columns(params, dp), x.dtype, params["w"])
         dparams = {"w": dw, "u": du, "b": dparams["b"] + dp.sum((0, 1))}
         dx_piece = product(w_columns(params, dp), params["w"].T).swapaxes(0, 1).astype(dx.dtype)

@@ -1,9 +1,9 @@
-"""A window that slides over the axes between batch and channels: where it stands, and what each of its taps sees.
+"""A window that slides over the axes between batch and channels: where it goes, and what each of its taps sees.
 
 B batch, C channels; i an entry of the input, o a place of the window, k one of its taps; s stride, d dilation, l the
-padding in front. All but B and C have one component an axis. Tap k of the window at o stands on
+padding in front. All but B and C have one component per axis. Tap k of the window at o sees entry
 
-    i = s·o + d·k - l                 outside the input: on padding
+    i = s·o + d·k - l                 outside the input: padding
 """
 
 import functools
@@ -20,8 +20,8 @@ from jax import lax
 from jaxnn._checks import unknown_name, whole
 from jaxnn._parallel import reshaped
 
-PerAxis = int | Sequence[int]  # one number for all axes, or one each
-Padding = str | Sequence[tuple[int, int]]  # "same", "valid", or (in front, behind) for each axis
+PerAxis = int | Sequence[int]  # one number for all axes, or one per axis
+Padding = str | Sequence[tuple[int, int]]  # "same", "valid", or (in front, behind) per axis
 
 
 class Window(NamedTuple):
@@ -39,7 +39,7 @@ class Window(NamedTuple):
 def windows_over(
     who: str, n_in: Sequence[int], size: Sequence[int], stride: PerAxis, padding: Padding, dilation: PerAxis = 1
 ) -> tuple[Window, ...]:
-    """The windows over an input of these sizes; ValueError where there is no place for one.
+    """The windows over an input of these sizes; ValueError where none fits.
 
     n_out = (n_in + front + behind - d (size - 1) - 1) // s + 1
     "same": n_out = ⌈n_in / s⌉, half the padding in front, the odd entry behind.  "valid": no padding.
@@ -50,7 +50,7 @@ def windows_over(
         front, behind = _split(max((-(-n // s) - 1) * s + reach - n, 0)) if pair is None else pair
         n_out = (n + front + behind - reach) // s + 1
         if n_out < 1 or n < 1:
-            wrong.append(f"a window reaches over {reach} entries, but axis {axis} has {n} and padding {front, behind}")
+            wrong.append(f"a window spans {reach} entries, but axis {axis} has {n} and padding {front, behind}")
         found.append(Window(k, s, d, front, behind, n, n_out))
     if wrong:
         raise ValueError(f"{who}: {'; '.join(wrong)}; use a smaller window or dilation, a larger input or more padding")
@@ -78,10 +78,10 @@ def windows_onto(
 
 
 def per_axis(who: str, name: str, value: PerAxis, n_axes: int) -> tuple[int, ...]:
-    """The whole number of each axis, at least 1, otherwise a ValueError."""
+    """One whole number per axis, each at least 1, otherwise a ValueError."""
     values = tuple(value) if isinstance(value, Iterable) else (value,) * n_axes
     if len(values) != n_axes:
-        raise ValueError(f"{who}: {name} = {value} has {len(values)} entries, expected {n_axes}, one an axis")
+        raise ValueError(f"{who}: {name} = {value} has {len(values)} entries, expected {n_axes}, one per axis")
     for one in values:
         whole(who, name, one, least=1)
     return values
@@ -110,7 +110,7 @@ def _pairs(who, padding, n_axes):
         pairs = []
     if len(pairs) != n_axes:
         raise ValueError(
-            f"{who}: padding = {padding}, expected 'same', 'valid' or {n_axes} pairs (in front, behind), one an axis"
+            f"{who}: padding = {padding}, expected 'same', 'valid' or {n_axes} pairs (in front, behind), one per axis"
         )
     for entries in itertools.chain(*pairs):
         whole(who, "padding", entries, least=0)
@@ -133,8 +133,8 @@ def taps(x: jax.Array, windows: tuple[Window, ...], fill: float = 0.0) -> list[j
 def fold_taps(f: Callable[..., Any], x: jax.Array, windows: tuple[Window, ...], fill: float, first: Callable) -> Any:
     """One tap after the other: carry = first(tap_0), then carry = f(carry, k, tap_k) for k = 1, 2, …
 
-    Numerics: from 26 taps on, a loop. XLA would fuse a long chain into all that reads it and compile it there again and
-    again (100 taps: half a minute).
+    Numerics: from 26 taps on, a loop. XLA would fuse a long chain into each of its consumers and compile it every time
+    (100 taps: half a minute).
     """
     x = _pad(x, fill, [(w.front, w.behind) for w in windows])
     starts, (lengths, strides) = _starts(windows), _places(windows)
@@ -153,26 +153,26 @@ def fold_taps(f: Callable[..., Any], x: jax.Array, windows: tuple[Window, ...], 
 
 
 def _starts(windows):
-    """Where each tap stands when the window is at its first place, in padded entries."""
+    """The position of each tap when the window is at its first place, in padded entries."""
     return list(itertools.product(*(range(0, w.dilation * w.size, w.dilation) for w in windows)))
 
 
 def _places(windows):
-    """(entries from the first place of a tap to its last, entries between two)."""
+    """(entries from the first place of a tap to its last, entries from one place to the next)."""
     return [w.stride * (w.n_out - 1) + 1 for w in windows], [w.stride for w in windows]
 
 
 def sum_taps(f: Callable[..., jax.Array], arrays: Sequence[jax.Array], windows: tuple[Window, ...]) -> jax.Array:
-    """The transpose of `taps`: what all taps that stand on an entry of the input bring it.
+    """The transpose of `taps`: for each entry of the input, the sum over all taps that see it.
 
     sum[b, i, c] = Σ over the (o, k) with s·o + d·k - l = i of f(k, *(array[b, o, c] for each of the arrays))
 
     arrays (B, *n_out, C); the sum (B, *n_in, C). k is the tap's number in `taps`; f is elementwise, and 0 where all its
     arrays are.
 
-    Numerics: the entries are calculated by their remainder r = (i + l) mod s. The taps with d·k mod s = r stand on
-    them, each at o = (i + l) // s - d·k // s: a shift of the whole array. So all is slices, products and sums, which
-    XLA fuses to one loop; sums into strided places (`x.at[::s].add`, or padding in between) take several times longer.
+    Numerics: the entries are grouped by their remainder r = (i + l) mod s. The taps with d·k mod s = r see them, each
+    at o = (i + l) // s - d·k // s: a shift of the whole array. So everything is slices, products and sums, which XLA
+    fuses into one loop; sums into strided places (`x.at[::s].add`, or padding in between) take several times longer.
     """
     rows = [-(-(w.front + w.n_in) // w.stride) for w in windows]  # entries of one remainder
     most = [w.dilation * (w.size - 1) // w.stride for w in windows]  # the largest shift

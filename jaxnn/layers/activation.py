@@ -11,7 +11,7 @@ def activation(name: str | Activation) -> Layer:
 
     y = f(x),  dx = dy ⊙ f'(x)
 
-    x of any shape. The layer is called by the activation's name. Cached: x.
+    x of any shape. The layer has the activation's name. Cached: x.
     Raises ValueError for an unknown name, naming the nearest known one.
     """
     f = get_activation(name)

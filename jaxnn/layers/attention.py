@@ -1,4 +1,4 @@
-"""Softmax attention: each query takes the mean of the values, weighted by how well their keys fit it.
+"""Softmax attention: each query gets the mean of the values, weighted by how well their keys match it.
 
 The Layer, with projections around this, is in `multi_head.py`.
 
@@ -28,27 +28,27 @@ def attention_forward(
     dropout: float = 0.0,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple]:
-    """Softmax attention. Each key head serves H/K query heads that follow one another.
+    """Softmax attention. Each key head serves H/K consecutive query heads.
 
-    S = q kᵀ / √d,  -inf where the key may not be seen
+    S = q kᵀ / √d,  -inf where the query may not see the key
     P = softmax(S) over the keys,  A = P with dropout of probability p (A = P without),  o = A v
 
     dv = Aᵀ do,  dA = do vᵀ,  dP = dA / (1 - p) where kept, 0 where dropped
     dS = P ⊙ (dP - rowsum(dP ⊙ P))
     dq = dS k / √d,  dk = dSᵀ q / √d;  dk and dv are summed over the query heads of their key head
 
-    dS, a row of it: P_j = e^(S_j) / Σ_m e^(S_m) has ∂P_j/∂S_i = P_j (1[i=j] - P_i), so
+    A row of dS: P_j = e^(S_j) / Σ_m e^(S_m) has ∂P_j/∂S_i = P_j (1[i=j] - P_i), so
     dS_i = Σ_j dP_j P_j (1[i=j] - P_i) = P_i (dP_i - Σ_j dP_j P_j). Where P_i = 0, behind a mask, dS_i = 0: the mask
     needs no formula of its own.
 
     q (B, H, T, d), k (B, K, N, d), v (B, K, N, e), o (B, H, T, e), of one dtype. causal: query t sees the keys s <= t,
-    and T = N. mask (B, N), or (1, N) for all alike, of bool: True is a key that may be seen. dropout: p, for which key
-    is needed. Cached: q, k and v (0 where masked), the mask, P and what dropout keeps (None without): memory grows with
+    and T = N. mask: bool (B, N), or (1, N) for all examples alike; True is a key that may be seen. dropout: p, which
+    needs key. Cached: q, k and v (0 where masked), the mask, P and what dropout keeps (None without): memory grows with
     T N.
     Raises ValueError for shapes or dtypes that do not fit, and for dropout > 0 without a key.
-    Numerics: bfloat16 and float16 are calculated in float32, in which P is kept too, and rounded at the end. The
-    largest S is subtracted before exp. A query that may see no key has o = 0, and no gradient comes from it. Masked
-    keys and values have no influence, even if NaN, and gradients of exactly 0; a NaN that causal attention hides from
+    Numerics: bfloat16 and float16 are calculated in float32, in which P is also kept, and rounded at the end. The
+    largest S is subtracted before exp. A query that may see no key has o = 0 and sends back no gradient. Masked keys
+    and values have no influence, even if NaN, and gradients of exactly 0; a NaN that causal attention hides from
     earlier queries does reach them, as 0 · NaN. S itself must not overflow: |q| |k| < 3e38 in float32. The error of
     dS_i is one rounding of P_i max |dP|.
     Source: Vaswani et al. 2017 (arXiv:1706.03762); Ainslie et al. 2023 for K < H (arXiv:2305.13245).
@@ -80,7 +80,7 @@ def attention_forward(
 def attention_backward(cache, do: jax.Array, *, dropout: float = 0.0) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(dq, dk, dv): dS = P ⊙ (dP - rowsum(dP ⊙ P)),  dq = dS k / √d,  dk = dSᵀ q / √d,  dv = Aᵀ do.
 
-    do has o's shape; dropout is that of the forward pass.
+    do has o's shape; dropout as in the forward pass.
     """
     q, k, v, mask, p, keep = cache
     do = cotangent("attention_backward", "do", do, "the output", (*q.shape[:-1], v.shape[-1]), p.dtype)
@@ -137,7 +137,7 @@ def _check_core(q, k, v, causal, mask):
 
 
 def wrong_mask(mask, n_examples, n_keys) -> list[str]:
-    """What does not fit about a mask of keys; [] if nothing."""
+    """What is wrong with a mask of keys; [] if nothing is."""
     if mask is None or (mask.shape in ((n_examples, n_keys), (1, n_keys)) and mask.dtype == bool):
         return []
     expected = f"bool[{n_examples}, {n_keys}], True where a key may be seen"

@@ -16,11 +16,11 @@ from jaxnn.layers._moments import Moments, centred, moments
 
 
 class BatchStats(NamedTuple):
-    """The state: averages over the batches so far, recent ones counting more. It gets no gradient."""
+    """The state: averages over the batches so far, recent ones counting more. It has no gradient."""
 
     mean: jax.Array  # (C,) of the batches' means; 0 before the first
     var: jax.Array  # (C,) of their unbiased variances; 1 before the first
-    weight: jax.Array  # () 1 - momentum^(batches so far): how much of an average that starts from nothing has come in
+    weight: jax.Array  # () 1 - momentum^(batches so far): the total weight of those batches
 
 
 class TrainCache(NamedTuple):
@@ -42,7 +42,7 @@ class EvalCache(NamedTuple):
 def batch_norm_forward(
     params: dict, state: BatchStats, x: jax.Array, ctx: Ctx, *, momentum: float = 0.9, eps: float = 1e-5
 ) -> tuple[jax.Array, BatchStats, TrainCache | EvalCache]:
-    """Each feature normalised over all rows of the batch; in evaluation, by what training found on average.
+    """Each feature normalised over all rows of the batch; in evaluation, by the averages from training.
 
     In training, over the n real rows, those with ctx.mask True (all, if it is None):
 
@@ -51,7 +51,7 @@ def batch_norm_forward(
         with a = (1 - momentum)/weight, of the new weight
 
         dscale = Σ dy ⊙ x̂,  dshift = Σ dy
-        dx = scale r (dy - (dshift + x̂ dscale)/n) for a real row,  scale r dy for another
+        dx = scale r (dy - (dshift + x̂ dscale)/n) for a real row,  scale r dy for the others
 
     In evaluation mean and var are constants:
 
@@ -59,11 +59,11 @@ def batch_norm_forward(
         dscale = Σ dy ⊙ x̂,  dshift = Σ dy,  dx = scale r dy
 
     The derivation of dx is the one at the top of norm.py, with means over the batch. A row that is not real is
-    normalised like the others, but has no part in μ and v; what it gets as dy still reaches the real rows through them.
+    normalised like the others, but does not contribute to μ and v; its dy still reaches the real rows through them.
 
     momentum is the share that the average keeps in a step, as in Keras and Flax (PyTorch's is 1 - momentum). a is 1 in
-    the first step and falls to 1 - momentum: the average with the bias correction of Adam, right from the first batch
-    on, not drawn to the 0 and 1 it starts at. v is the biased variance, which normalises; the average is of the
+    the first step and falls to 1 - momentum: the average with Adam's bias correction, right from the first batch on,
+    not pulled towards the 0 and 1 it starts at. v is the biased variance, which normalises; the average is of the
     unbiased one. Fewer than two real rows say nothing about a variance and leave the state as it was; y is finite.
     An empty batch is treated as in evaluation.
 
@@ -107,7 +107,7 @@ def batch_norm_backward(
         dx = scale * cache.rstd * dy
     else:
         m, n = cache.moments, _count(rows, cache.mask)
-        # The barrier keeps XLA from writing x - μ down, once for this sum and dx: on a CPU, a tenth of the time.
+        # The barrier keeps XLA from storing x - μ for both this sum and dx: on a CPU, that is a tenth of the time.
         terms = dy * centred(rows, jax.lax.optimization_barrier(m))
         if cache.mask is not None:
             terms = jnp.where(dy == 0, 0, terms)  # a row that is not real may be NaN
@@ -121,7 +121,7 @@ def batch_norm_backward(
 
 
 def batch_norm(*, momentum: float = 0.9, eps: float = 1e-5) -> Layer:
-    """Each feature normalised over the batch; `batch_norm_forward` has the formulas, of training and of evaluation.
+    """Each feature normalised over the batch; `batch_norm_forward` has the formulas for training and for evaluation.
 
     The scale starts at 1, the shift at 0. State: `BatchStats`.
     """
@@ -150,12 +150,12 @@ def _averaged(state: BatchStats, momentum: float, mean: jax.Array, v: jax.Array,
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """x as a matrix (rows, C), in the dtype to calculate in."""
+    """x as a matrix (rows, C), in the dtype of the calculation."""
     return reshaped(x.astype(at_least_float32(x.dtype)), -1, x.shape[-1])
 
 
 def _row(p: jax.Array, x: jax.Array) -> jax.Array:
-    """(1, C), in the dtype to calculate in."""
+    """(1, C), in the dtype of the calculation."""
     return p.astype(at_least_float32(x.dtype))[None]
 
 
@@ -181,7 +181,7 @@ def _check(params: dict, state: BatchStats, x: jax.Array) -> jax.Array:
     x = float_array("batch_norm", "x", x)
     if not isinstance(state, BatchStats):
         raise ValueError(
-            f"batch_norm: state is a {type(state).__name__}, expected BatchStats: what init or the last forward gave"
+            f"batch_norm: state is a {type(state).__name__}, expected the BatchStats of init or of the last forward"
         )
     parameters("batch_norm", params, ("scale", "shift"))
     if x.ndim < 2 or x.shape[-1] == 0:
@@ -189,5 +189,5 @@ def _check(params: dict, state: BatchStats, x: jax.Array) -> jax.Array:
     fields = {**params, "state.mean": state.mean, "state.var": state.var}
     wrong = [f"{name} has shape {p.shape}" for name, p in fields.items() if p.shape != x.shape[-1:]]
     if wrong:
-        raise ValueError(f"batch_norm: x has shape {x.shape}, but {', '.join(wrong)}; expected one number a feature")
+        raise ValueError(f"batch_norm: x has shape {x.shape}, but {', '.join(wrong)}; expected one number per feature")
     return x

@@ -1,6 +1,6 @@
 """Recurrent cells: what one step in time does to the state, forward and backward.
 
-Shapes: B batch, n_in features, H units. The columns of w, u, b and p come in blocks of H, one a gate.
+Shapes: B batch, n_in features, H units. The columns of w, u, b and p come in blocks of H, one per gate.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jaxnn.activations import sigmoid, sigmoid_derivative, tanh, tanh_derivative
 
 
 class Cell(NamedTuple):
-    """A recurrent cell: what `recurrent_forward` and `recurrent_backward` need of it, all but the matrix products.
+    """A recurrent cell: what `recurrent_forward` and `recurrent_backward` need from it, without the matrix products.
 
     p_t = x_t w + h_(t-1) u + b,   s_t = step(p_t, s_(t-1)),   h_t the first array of s_t
     ds_(t-1), dp_t = back(k_t, s_(t-1), ds_t),   then dh_(t-1) += dp_t uᵀ
@@ -26,10 +26,10 @@ class Cell(NamedTuple):
 
     w_blocks: int  # w is (n_in, w_blocks · H)
     u_blocks: int  # u is (H, u_blocks · H)
-    biases: tuple[float, ...]  # one a block of p: the first biases
+    biases: tuple[float, ...]  # one per block of p: the initial biases
     n_states: int  # arrays (B, H) that make up the state
     step: Callable[[jax.Array, tuple], tuple[tuple, jax.Array]]  # (p, s) -> (s, k); k of p's shape: what back needs
-    back: Callable[[jax.Array, tuple, tuple], tuple[tuple, jax.Array]]  # (k, s, ds) -> (ds, dp); s is the one before
+    back: Callable[[jax.Array, tuple, tuple], tuple[tuple, jax.Array]]  # (k, s, ds) -> (ds, dp); s the previous one
 
 
 # ---------------------------------------------------------------- simple
@@ -43,7 +43,7 @@ def rnn_cell_forward(params: dict, x: ArrayLike, h: ArrayLike) -> tuple[jax.Arra
     dw = xᵀ dp,  du = hᵀ dp,  db = Σ_batch dp,  dx = dp wᵀ,  dh = dp uᵀ
 
     params {"w": (n_in, H), "u": (H, H), "b": (H,)}; x (B, n_in), h and h' (B, H), all of one dtype.
-    Returns (h', h', cache): the output, and the state for the next step, which for this cell are one. Cached: x, h, p.
+    Returns (h', h', cache): the output, and the state for the next step, the same for this cell. Cached: x, h, p.
     Numerics: those of `lstm_cell_forward`.
     Source: Elman 1990, Finding structure in time.
     """
@@ -56,7 +56,7 @@ def rnn_cell_backward(
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
     """(dparams, dx, dh): dp = dh' ⊙ tanh'(p),  dx = dp wᵀ,  dh = dp uᵀ.
 
-    dy is ∂L/∂h' of the output, dstate that of the state, None for zeros: dh' is their sum.
+    dy is ∂L/∂h' through the output, dstate through the state, None for zeros: dh' is their sum.
     """
     dparams, dx, (dh,) = _cell_backward("rnn_cell", RNN, params, cache, dy, None if dstate is None else (dstate,))
     return dparams, dx, dh
@@ -78,7 +78,7 @@ RNN = Cell(1, 1, (0.0,), 1, _rnn_step, _rnn_back)
 
 
 def gru_cell_forward(params: dict, x: ArrayLike, h: ArrayLike) -> tuple[jax.Array, jax.Array, tuple]:
-    """The gated recurrent unit: z is the share of the old state that stays, r what the new one may see of it.
+    """The gated recurrent unit: z is the share of the old state that is kept, r how much of it the new one may see.
 
     p_n = x w_n + b_n,   p_r = x w_r + h u_r + b_r,   p_z = x w_z + h u_z + b_z,   p_m = h u_m + b_m
     r = σ(p_r),  z = σ(p_z),  q = p_n + r ⊙ p_m,  n = tanh(q),  h' = (1 - z) ⊙ n + z ⊙ h
@@ -90,8 +90,8 @@ def gru_cell_forward(params: dict, x: ArrayLike, h: ArrayLike) -> tuple[jax.Arra
     params {"w": (n_in, 3H) = [w_n w_r w_z], "u": (H, 3H) = [u_r u_z u_m], "b": (4H,) = [b_n b_r b_z b_m]}; x (B, n_in),
     h and h' (B, H), all of one dtype. Returns (h', h', cache): the output, and the state. Cached: x, h, q and the rest
     of p.
-    The reset gate r stands behind the product with u_m, as in PyTorch and cuDNN, so that one product serves all gates.
-    Numerics: those of `lstm_cell_forward`; 1 - z of the backward is σ(-p_z), which does not cancel.
+    The reset gate r comes after the product with u_m, as in PyTorch and cuDNN, so that one product serves all gates.
+    Numerics: those of `lstm_cell_forward`; 1 - z in the backward is σ(-p_z), which does not cancel.
     Source: Cho et al. 2014 (arXiv:1406.1078).
     """
     (new,), cache = _cell_forward("gru_cell", GRU, params, x, (h,))
@@ -103,7 +103,7 @@ def gru_cell_backward(
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
     """(dparams, dx, dh): dp as in `gru_cell_forward`,  dh = dh' ⊙ z + [dp_r dp_z dp_m] uᵀ,  dh' = dy + dstate.
 
-    dy is ∂L/∂h' of the output, dstate that of the state, None for zeros.
+    dy is ∂L/∂h' through the output, dstate through the state, None for zeros.
     """
     dparams, dx, (dh,) = _cell_backward("gru_cell", GRU, params, cache, dy, None if dstate is None else (dstate,))
     return dparams, dx, dh
@@ -137,7 +137,7 @@ GRU = Cell(3, 3, (0.0, 0.0, 0.0, 0.0), 1, _gru_step, _gru_back)
 def lstm_cell_forward(
     params: dict, x: ArrayLike, state: tuple[ArrayLike, ArrayLike]
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array], tuple]:
-    """The long short-term memory: c is what it remembers, h what it shows of that.
+    """The long short-term memory: c is what it remembers, h what it shows of c.
 
     [p_i p_f p_o p_g] = x w + h u + b
     i = σ(p_i),  f = σ(p_f),  o = σ(p_o),  g = tanh(p_g),   c' = f ⊙ c + i ⊙ g,   h' = o ⊙ tanh(c')
@@ -148,10 +148,10 @@ def lstm_cell_forward(
 
     params {"w": (n_in, 4H), "u": (H, 4H), "b": (4H,)}, columns in the order i f o g; x (B, n_in), state (h, c), each
     (B, H), all of one dtype. Returns (h', (h', c'), cache): the output, and the state. Cached: x, (h, c) and p.
-    The three gates with a σ stand side by side, so that one σ over 3H columns serves them all: on a CPU that takes half
-    the time of three.
+    The three σ gates are adjacent, so that one σ over 3H columns serves them all: on a CPU that takes half the time of
+    three.
     Numerics: σ' and tanh' are taken of p, not of the gates, where 1 - σ and 1 - tanh² cancel (see
-    `jaxnn.activations`). Whatever is not a matrix product is calculated in at least float32.
+    `jaxnn.activations`). Everything but the matrix products is calculated in at least float32.
     Source: Hochreiter, Schmidhuber 1997; Gers et al. 2000 for the forget gate.
     """
     (h, c), cache = _cell_forward("lstm_cell", LSTM, params, x, state)
@@ -163,7 +163,7 @@ def lstm_cell_backward(
 ) -> tuple[dict[str, jax.Array], jax.Array, tuple[jax.Array, jax.Array]]:
     """(dparams, dx, (dh, dc)): dp as in `lstm_cell_forward`,  dh = dp uᵀ,  dc = γ ⊙ f.
 
-    dy is ∂L/∂h' of the output, dstate = ∂L/∂(h', c') of the state, None for zeros: dh' is the sum of the two.
+    dy is ∂L/∂h' through the output, dstate = ∂L/∂(h', c') through the state, None for zeros: dh' is the sum of the two.
     """
     return _cell_backward("lstm_cell", LSTM, params, cache, dy, dstate)
 
@@ -228,7 +228,7 @@ def _cell_backward(who, cell, params, cache, dy, dstate) -> tuple[dict[str, jax.
 def preactivations(params: dict, a: jax.Array, h: jax.Array) -> jax.Array:
     """p = x w + h u + b, from a = x w."""
     m, n = product(h, params["u"]), params["b"].shape[0]
-    left, right = n - m.shape[-1], n - a.shape[-1]  # columns of p that u and that w do not reach
+    left, right = n - m.shape[-1], n - a.shape[-1]  # columns of p that u does not reach, and that w does not
     if left or right:
         both = a.shape[-1] - left
         a = jnp.concatenate([a[..., :left], a[..., left:] + m[..., :both], m[..., both:]], -1)
@@ -248,7 +248,7 @@ def u_columns(params: dict, dp: jax.Array) -> jax.Array:
 
 
 def parameter_gradients(params: dict, x: jax.Array, h: jax.Array, dp: jax.Array) -> dict:
-    """dw = Σ xᵀ dp,  du = Σ hᵀ dp,  db = Σ dp over all axes but the last; h is the one before."""
+    """dw = Σ xᵀ dp,  du = Σ hᵀ dp,  db = Σ dp over all axes but the last; h is the previous one."""
     return {
         "w": summed_product(x, w_columns(params, dp), x.dtype, params["w"]),
         "u": summed_product(h, u_columns(params, dp), x.dtype, params["u"]),
@@ -257,7 +257,7 @@ def parameter_gradients(params: dict, x: jax.Array, h: jax.Array, dp: jax.Array)
 
 
 def summed_product(a: jax.Array, b: jax.Array, dtype, like: jax.Array) -> jax.Array:
-    """The gradient of `like`: Σ aᵀ b over all axes but the last, of factors in this dtype, in at least float32."""
+    """The gradient of `like`: Σ aᵀ b over all axes but the last, factors in this dtype, the sum in at least float32."""
     axes = tuple(range(a.ndim - 1))
     wide, sharding = at_least_float32(dtype), sharding_like(like, a)
     a, b = a.astype(dtype), b.astype(dtype)
@@ -318,7 +318,7 @@ def check_cell(
 
 
 def _blocks(p, *widths):
-    """p cut into pieces of so many blocks each."""
+    """p cut into pieces, widths[i] blocks in the i-th."""
     size = p.shape[-1] // sum(widths)
     ends = [size * sum(widths[:i]) for i in range(1, len(widths))]
     return jnp.split(p, ends, -1)

@@ -5,13 +5,13 @@ Shapes: B batch, W or H and W the spatial axes ("*in", "*out"), C channels; kw o
 "convolution" is a correlation: the kernel is not flipped.
 
     stride s     the window moves by s
-    dilation d   the window's taps stand d apart
+    dilation d   the window's taps are d apart
     padding      "same": ⌈in / s⌉ places, half the zeros in front, the odd one behind; "valid": none; or
-                 ((front, behind), …), one pair an axis: ((2, 0),) makes a convolution of size 3 causal
-    groups       channels in that many blocks, block j of the output sees block j of the input alone; as many groups as
+                 ((front, behind), …), one pair per axis: ((2, 0),) makes a convolution of size 3 causal
+    groups       channels in that many blocks, block j of the output sees only block j of the input; as many groups as
                  channels in and out: depthwise
 
-Each is one number for all axes or a tuple of one an axis, but for groups, which is one number.
+Each is one number for all axes or a tuple with one per axis, except groups, which is one number.
 """
 
 import functools
@@ -46,16 +46,17 @@ def conv_forward(
     dw[k]    = Σ_b Σ_o x̃[b, s·o + d·k - front]ᵀ dy[b, o],  dbias = Σ_b Σ_o dy[b, o]
 
     <dy, y> = Σ_b,o,k x̃[b, s·o + d·k - front] w[k] dy[b, o] is linear in x and in w; the gradients are its derivatives.
-    Both are convolutions: dx is that of dy, spread s apart, with the flipped kernel; dw that of x with dy for a kernel.
+    Both are convolutions: dx is that of dy, spread s apart, with the flipped kernel; dw that of x with dy as the
+    kernel.
 
     params {"w": (*size, C_in/groups, C_out), "b": (C_out,)}, or without "b"; x (B, *in, C_in), y (B, *out, C_out), all
     of one dtype; out = (in + front + behind - d (size - 1) - 1) // s + 1. Cached: x.
-    Raises ValueError where shapes or dtypes do not fit, or the window has no place on the input.
-    Numerics: sums in at least float32, bfloat16 rounded once. Nothing is skipped: a NaN or inf is in all sums that it
-    has a place in. An empty batch gives gradients of 0. dx of a plain convolution takes as long as by `jax.grad`, dw on
-    a CPU half as long and inside a `lax.scan` a twentieth; one in groups is far faster, depthwise too (about 15x on a
-    CPU). A depthwise one, and dw of windows of up to 25 taps, is written out tap by tap: the program grows with the
-    window.
+    Raises ValueError where shapes or dtypes do not fit, or the window does not fit on the input.
+    Numerics: sums in at least float32, bfloat16 rounded once. Nothing is skipped: a NaN or inf reaches every output
+    whose window covers it. An empty batch gives gradients of 0. dx of a plain convolution takes as long as with
+    `jax.grad`, dw on a CPU half as long and inside a `lax.scan` a twentieth; with groups, depthwise included, it is far
+    faster (about 15x on a CPU). A depthwise convolution, and dw of windows of up to 25 taps, is written out tap by tap:
+    the program grows with the window.
     Source: Dumoulin, Visin 2016, A guide to convolution arithmetic (arXiv:1603.07285).
 
     >>> edge = {"w": jnp.array([-1.0, 0.0, 1.0]).reshape(3, 1, 1)}
@@ -101,10 +102,10 @@ def conv(
 ) -> Layer:
     """A convolution with n_out channels; see `conv_forward` for the formulas.
 
-    kernel_size (3,) is for sequences, (3, 3) for images. The weights come from the initializer, whose fan-in is that
-    of a group, Π size · C_in / groups ("he_normal" suits relu); the biases are 0. n_out = groups = C_in: depthwise.
-    Raises ValueError for what cannot be: sizes below 1, groups that do not divide the channels, a window larger than
-    the padded input, an unknown padding or initializer; and where x does not fit the weights.
+    kernel_size (3,) is for sequences, (3, 3) for images. The weights come from the initializer, whose fan-in is that of
+    a group, Π size · C_in / groups ("he_normal" suits relu); the biases are 0. n_out = groups = C_in: depthwise.
+    Raises ValueError for sizes below 1, groups that do not divide the channels, a window larger than the padded input,
+    an unknown padding or initializer; and where x does not fit the weights.
 
     >>> out_shape, params, _ = conv(8, (3, 3), stride=2).init(jax.random.key(0), (1, 28, 28, 3))
     >>> out_shape, params["w"].shape
@@ -132,17 +133,17 @@ def conv_transpose_forward(
     dilation: PerAxis = 1,
     groups: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
-    """A convolution run backwards: each entry of x lays the kernel, times itself, onto a larger y.
+    """A convolution run backwards: each entry of x adds the kernel, times itself, to a larger y.
 
     y[b, i]  = Σ_o Σ_k x[b, o] w[k] + bias  over s·o + d·k - front = i        w[k] a (C_in, C_out) matrix
     dx[b, o] = Σ_k dỹ[b, s·o + d·k - front] w[k]ᵀ                             dỹ = dy, and 0 on padding
     dw[k]    = Σ_b Σ_o x[b, o]ᵀ dỹ[b, s·o + d·k - front],  dbias = Σ_b Σ_i dy[b, i]
 
-    It is the dx of `conv_forward`, from C_out channels to C_in, for dy = x, so its own dx is that convolution of dy,
-    and dw the same sum as there, with x and dy exchanged.
+    It is the dx of a `conv_forward` from C_out channels to C_in, for dy = x; so its own dx is that convolution of dy,
+    and its dw the same sum as there with x and dy exchanged.
 
     params {"w": (*size, C_in/groups, C_out), "b": (C_out,)}, or without "b"; x (B, *in, C_in), y (B, *out, C_out), all
-    of one dtype. Padding cuts y: out = s (in - 1) + d (size - 1) + 1 - front - behind; "valid" cuts nothing, "same"
+    of one dtype. Padding crops y: out = s (in - 1) + d (size - 1) + 1 - front - behind; "valid" crops nothing, "same"
     gives out = s·in. Cached: x.
     Raises ValueError where shapes or dtypes do not fit, or the padding leaves nothing.
     Numerics: as `conv_forward`.
@@ -205,15 +206,15 @@ def conv_transpose(
     return from_pair(forward, functools.partial(conv_transpose_backward, **geometry), init, name="conv_transpose")
 
 
-# ---------------------------------------------------------------- what both share
+# ---------------------------------------------------------------- shared by both
 
 
 def _init(who, n_out, kernel_size, groups, use_bias, initializer, out):
-    """init(key, in_shape) of a layer whose spatial axes become out(in_shape's)."""
+    """init(key, in_shape) of a layer that turns spatial axes into out(axes)."""
     whole(who, "n_out", n_out, least=1)
     whole(who, "groups", groups, least=1)
     if not isinstance(kernel_size, Sequence) or not 1 <= len(kernel_size) <= 2:
-        raise ValueError(f"{who}: kernel_size = {kernel_size}, expected (3,) for sequences or (3, 3) for images, say")
+        raise ValueError(f"{who}: kernel_size = {kernel_size}, expected (3,) for sequences or (3, 3) for images")
     kernel_size = per_axis(who, "kernel_size", kernel_size, len(kernel_size))
     if n_out % groups:
         raise ValueError(f"{who}: {groups} groups do not divide n_out = {n_out}; choose groups that divide it")

@@ -1,4 +1,4 @@
-"""Dense layers: the neuron of the text, and the layer of n of them.
+"""Dense layers: the textbook neuron, and the layer of n of them.
 
 Shapes: ... any leading axes (batch first), n_in features, n_out features.
 """
@@ -84,7 +84,7 @@ def dense(n_out: int, *, initializer: str | Callable[..., jax.Array] = "lecun_no
     def init(key, in_shape):
         random_key("dense", key)
         if not in_shape:
-            raise ValueError("dense: in_shape is (), expected a shape whose last axis is that of the features")
+            raise ValueError("dense: in_shape is (), expected a shape whose last axis is the features")
         w = draw(key, (in_shape[-1], n_out))
         return (*in_shape[:-1], n_out), {"w": w, "b": jnp.zeros(n_out, w.dtype)}
 

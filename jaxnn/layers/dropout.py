@@ -17,7 +17,7 @@ def dropout_forward(key: jax.Array, x: jax.Array, probability: float) -> tuple[j
     x of any shape; 0 <= probability < 1, otherwise a ValueError. Cached: the bool array of what is kept, of x's
     shape, and x's dtype.
     Numerics: `where`, not a product with the mask: an infinite entry that is dropped is 0, not NaN.
-    Source: Srivastava et al. 2014, in the inverted form: nothing is left to do at evaluation.
+    Source: Srivastava et al. 2014, in the inverted form: nothing remains to be done at evaluation.
 
     >>> y, cache = dropout_forward(jax.random.key(0), jnp.ones(4), probability=0.5)
     >>> y

@@ -1,4 +1,4 @@
-"""Embeddings: a row of a table for each id, and positions: a row for each place in the sequence.
+"""Embeddings: one row of a table per id, and positions: one row per place in the sequence.
 
 Shapes: ... any leading axes (batch first), V rows of the table, T positions, D features.
 """
@@ -17,7 +17,7 @@ from jaxnn.initializers import get_initializer, normal
 from jaxnn.layer import Layer, from_pair
 from jaxnn.layers.rotary import cos_sin
 
-_SMALL = functools.partial(normal, stddev=0.02)  # as in GPT-2, where the table is the output layer's weight too
+_SMALL = functools.partial(normal, stddev=0.02)  # as in GPT-2, where the table is also the output layer's weight
 
 
 def embedding_forward(params: dict, ids: ArrayLike) -> tuple[jax.Array, jax.Array]:
@@ -27,9 +27,9 @@ def embedding_forward(params: dict, ids: ArrayLike) -> tuple[jax.Array, jax.Arra
     dtable[v] = Σ over all i with ids_i = v of dy_i;  ids get no gradient
 
     params {"table": (V, D)}; ids (...) integers of any kind, y (..., D). Cached: ids.
-    Raises ValueError for ids that are not integers, or that are negative or V or more where their values are known
-    (outside jit); under jit their rows of y are NaN, whatever the table, and add nothing to dtable. Negative ids do not
-    count from the end.
+    Raises ValueError for ids that are not integers, and outside jit, where values are known, for ids below 0 and for V
+    or more; under jit their rows of y are NaN, whatever the table, and add nothing to dtable. Negative ids do not count
+    from the end.
     Numerics: dtable is summed in at least float32 and rounded once.
 
     >>> y, _ = embedding_forward({"table": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, jnp.array([1, 1, 0]))
@@ -60,7 +60,7 @@ def embedding_backward(params: dict, ids: jax.Array, dy: jax.Array) -> tuple[dic
 
 
 def _rows(ids, table):
-    """ids with V, which mode="fill" and "drop" leave out, in place of those that have no row; and which have one."""
+    """ids, with V, which mode="fill" and "drop" skip, for those that have no row; and which have one."""
     if ids.dtype.itemsize < 4:
         ids = ids.astype(jnp.int32)  # bytes cannot count 300 rows
     valid = (ids >= 0) & (ids < table.shape[0])
@@ -70,7 +70,7 @@ def _rows(ids, table):
 def embedding(n_rows: int, n_features: int, *, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
     """A table of n_rows (the size of the vocabulary) vectors of n_features; see `embedding_forward` for the formulas.
 
-    x of integers, of any shape; out_shape is in_shape and n_features. The table is drawn with standard deviation 0.02.
+    x: integers of any shape; out_shape is (*in_shape, n_features). The table is drawn with standard deviation 0.02.
     Raises ValueError if n_rows or n_features < 1 or the initializer is unknown, and for ids without a row.
     """
     whole("embedding", "n_rows", n_rows, least=1)
@@ -88,7 +88,7 @@ def embedding(n_rows: int, n_features: int, *, initializer: str | Callable[..., 
 
 
 def learned_positions_forward(params: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A row of a table added to each position.
+    """One row of a table added to each position.
 
     y_t = x_t + table[t],  t = 0 … T - 1
     dtable[t] = Σ_batch dy_t for t < T, 0 for the rows after;  dx = dy
@@ -103,7 +103,7 @@ def learned_positions_forward(params: dict, x: jax.Array) -> tuple[jax.Array, ja
         wrong.append(f"x has shape {x.shape}, expected (..., T, {table.shape[1]}) for a table of shape {table.shape}")
     elif x.shape[-2] > table.shape[0]:
         wrong.append(
-            f"x has {x.shape[-2]} positions (shape {x.shape}) but the table only {table.shape[0]}; "
+            f"x has {x.shape[-2]} positions (shape {x.shape}) but the table only has {table.shape[0]}; "
             f"make it longer or x shorter"
         )
     if x.dtype != table.dtype:
@@ -122,7 +122,7 @@ def learned_positions_backward(params: dict, like: jax.Array, dy: jax.Array) -> 
 
 
 def learned_positions(max_length: int, *, initializer: str | Callable[..., jax.Array] = _SMALL) -> Layer:
-    """Positions that are learned, for sequences of up to max_length; see `learned_positions_forward`.
+    """Learned positions, for sequences of up to max_length; see `learned_positions_forward`.
 
     The table is drawn with standard deviation 0.02. Raises ValueError if max_length < 1 or a sequence is longer.
     """

@@ -25,7 +25,7 @@ def gated_mlp_forward(
     dwd = hᵀ dy,  dwu = xᵀ du,  dwg = xᵀ dg,  dx = dg wgᵀ + du wuᵀ
 
     params {"wg": (D, F), "wu": (D, F), "wd": (F, D)}; x and y (..., D), all of one dtype. f is silu in SwiGLU, gelu_erf
-    or gelu_tanh in GEGLU. Cached: x, g and u; h is made again.
+    or gelu_tanh in GEGLU. Cached: x, g and u; h is recomputed.
     Source: Shazeer 2020 (arXiv:2002.05202).
     """
     x = _check(params, x)
@@ -60,8 +60,8 @@ def gated_mlp(
 ) -> Layer:
     """A gated multilayer perceptron, SwiGLU by default; see `gated_mlp_forward` for the formulas.
 
-    activation "gelu_tanh" or "gelu_erf" makes it GEGLU, "sigmoid" the plain GLU. n_hidden of 8/3 the features has as
-    many weights as a plain perceptron with 4 times the features.
+    activation "gelu_tanh" or "gelu_erf" makes it GEGLU, "sigmoid" the plain GLU. With n_hidden = 8/3 D it has as many
+    weights as a plain perceptron with 4 D hidden neurons.
     Raises ValueError if n_hidden < 1 or a name is unknown, and where x does not fit the weights.
     """
     whole("gated_mlp", "n_hidden", n_hidden, least=1)
@@ -70,7 +70,7 @@ def gated_mlp(
     def init(key, in_shape):
         random_key("gated_mlp", key)
         if not in_shape:
-            raise ValueError("gated_mlp: in_shape is (), expected a shape whose last axis is that of the features")
+            raise ValueError("gated_mlp: in_shape is (), expected a shape whose last axis is the features")
         g, u, d = jax.random.split(key, 3)
         n = in_shape[-1]
         return in_shape, {"wg": draw(g, (n, n_hidden)), "wu": draw(u, (n, n_hidden)), "wd": draw(d, (n_hidden, n))}

@@ -36,11 +36,11 @@ def multi_head_forward(
     m is x itself in self attention; in cross attention x is the tuple (x, m), m the memory
 
     do = dy woᵀ,  dwo = oᵀ dy,  dbo = Σ dy;  dq, dk, dv from the heads of do, then dq and dk rotated back
-    dwq = xᵀ dq,  dbq = Σ dq,  and so for k and v with m
+    dwq = xᵀ dq,  dbq = Σ dq,  and likewise for k and v with m
     dx = dq wqᵀ,  dm = dk wkᵀ + dv wvᵀ;  in self attention their sum is dx
 
     Attention and the other arguments: see `attention_forward`; the rotation: `rotary_forward`. m is read as 0 where the
-    mask is False, and gets no gradient there: what stands at padding plays no part.
+    mask is False, and gets no gradient there: the contents of padding do not matter.
     params {"wq": (D, H d), "wk": (M, K d), "wv": (M, K d), "wo": (H d, D)} and either all or none of the biases
     {"bq": (H d,), "bk": (K d,), "bv": (K d,), "bo": (D,)}; x and y (B, T, D), m (B, N, M), all of one dtype.
     Cached: x, the angles, the cache of the attention, and o.
@@ -91,15 +91,15 @@ def multi_head_backward(
 def attention_step(
     params: dict, past, x: jax.Array, t: int | jax.Array, n_heads: int, *, rotary_base: float | None = None
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """One more token of causal self attention: what `multi_head_forward` gives at position t, for one position's work.
+    """One more token of causal self attention: what `multi_head_forward` gives at position t, for the cost of one.
 
     past: (k, v), each (B, K, T_max, d), zeros at first; x and y (B, 1, D); t: the position of x, 0 <= t < T_max.
-    Returns (y, past), the past with this token's key and value in it. For generating text: there is no gradient.
+    Returns (y, past), the past with this token's key and value in it. For generating text: it has no gradient.
     Raises ValueError unless t is one integer, and where x does not fit.
     """
     t = integers("attention_step", "t", t)
     if t.ndim:
-        raise ValueError(f"attention_step: t has shape {t.shape}, expected one position, that of all examples")
+        raise ValueError(f"attention_step: t has shape {t.shape}, expected one position for all examples")
     q, k, v = _project(params, *_check(params, x, n_heads), n_heads)
     if rotary_base is not None:
         q, k = (rotary_forward(a, offset=t, base=rotary_base)[0] for a in (q, k))
@@ -121,14 +121,15 @@ def attention(
     """Attention of a sequence to itself, or of a sequence to another one; see `multi_head_forward` for the formulas.
 
     x (B, T, D): self attention. x = (x (B, T, D), memory (B, N, M)): cross attention, and in_shape and dx are tuples
-    too; y and out_shape (B, T, D). n_heads query heads share n_kv_heads key heads (default: as many). rotary_base: that
-    of rotary positions, usually 10_000.0; None for no rotation. dropout: its probability on the weights, in training.
-    ctx.mask (B, N) or (1, N): True = a real token of the sequence that is looked at. The others are seen by none and
-    read as 0, even if NaN; what is put out in their own places means nothing. It is no (T, T) mask of which query may
-    see which key: for that there is causal.
+    too; y and out_shape (B, T, D). n_heads query heads share n_kv_heads key heads (default: as many). rotary_base: the
+    base of rotary positions, usually 10_000.0; None for no rotation. dropout: its probability on the weights, in
+    training. ctx.mask (B, N) or (1, N): True = a real token of the sequence attended to. The others are seen by no
+    query and read as 0, even if NaN; the outputs at their own positions are meaningless. It is not a (T, T) mask of
+    which query may see which key: use causal for that.
     The weights are drawn by the initializer, the biases are 0.
-    Raises ValueError where n_kv_heads does not divide n_heads or n_heads not D, and D / n_heads is odd with rotary
-    positions; where x, params or ctx.mask do not fit; and when train is True with dropout > 0 and without a key.
+    Raises ValueError where n_kv_heads does not divide n_heads or n_heads does not divide D, and where D / n_heads is
+    odd with rotary positions; where x, params or ctx.mask do not fit; and when train is True with dropout > 0 and no
+    key.
     """
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
     whole("attention", "n_heads", n_heads, least=1)

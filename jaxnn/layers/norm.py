@@ -1,23 +1,24 @@
-"""Normalisations that look at one example alone: layer, RMS, group and instance norm.
+"""Normalisations that look at one example at a time: layer, RMS, group and instance norm.
 
 Shapes: B batch, ... any axes between (T, or H, W), C features or channels.
 
-All are x̂ = (x - μ) r with μ = mean x, v = mean (x - μ)², r = 1/sqrt(v + ε), the means over the n numbers that are
-normalised together. Their gradient, with ĝ = ∂L/∂x̂ = scale ⊙ dy:
+All are x̂ = (x - μ) r with μ = mean x, v = mean (x - μ)², r = 1/sqrt(v + ε), the means over the n numbers normalised
+together. Their gradient, with ĝ = ∂L/∂x̂ = scale ⊙ dy:
 
     x_i changes x̂_i itself         r ĝ_i
     all x̂ through the mean         ∂L/∂μ = -r Σ ĝ             ∂μ/∂x_i = 1/n
     and through the variance       ∂L/∂v = Σ ĝ (x - μ) · (-r³/2) = -r²/2 Σ ĝ x̂
                                                               ∂v/∂x_i = 2 (x_i - μ)/n = 2 x̂_i/(r n)
-                                                              (through μ it changes by -2 mean (x - μ) = 0)
-    altogether                     dx_i = r (ĝ_i - mean ĝ - x̂_i mean(ĝ x̂))
+                                                              (through μ: -2 mean (x - μ) = 0)
+    in total                       dx_i = r (ĝ_i - mean ĝ - x̂_i mean(ĝ x̂))
 
-which is r ĝ without its part along 1 and (but for ε) along x̂, two directions in which x̂ does not move.
+which is r ĝ without its components along 1 and (apart from ε) along x̂, two directions in which x̂ does not move.
 
-Numerics, of all of them: in float32, at the very numbers given, x̂ is right to 1e-6 of the largest |x̂| beside it and
-dx to 1e-6 of r max |ĝ|, whatever the mean, the spread and the size of x up to 3e38 (how: jaxnn/layers/_moments.py);
-what is below 1e-38 becomes 0. Equal numbers give x̂ = 0 and dx = (ĝ - mean ĝ)/sqrt(ε). x may be of another dtype than
-the parameters; y and dx have x's. For bfloat16 and float16 all of it is calculated in float32 and rounded once.
+Numerics, for all of them: in float32, at exactly the numbers given, x̂ is right to 1e-6 of the largest |x̂| normalised
+with it and dx to 1e-6 of r max |ĝ|, whatever the mean, spread and magnitude of x up to 3e38 (how:
+jaxnn/layers/_moments.py); anything below 1e-38 becomes 0. Equal numbers give x̂ = 0 and dx = (ĝ - mean ĝ)/sqrt(ε). x
+may have another dtype than the parameters; y and dx have x's. For bfloat16 and float16 everything is calculated in
+float32 and rounded once.
 """
 
 import functools
@@ -62,7 +63,7 @@ def layer_norm_backward(params: dict, cache, dy: jax.Array) -> tuple[dict[str, j
     scale, dy = _row(params["scale"], x), _wide_dy("layer_norm_backward", dy, x)
     c = centred(x, m)
     x_hat = c * m.rstd
-    # c times a number of the row instead of x_hat times another: so XLA for CPU stores one temporary less.
+    # c times one number per row instead of x_hat times another: XLA for CPU stores one temporary less.
     along_x_hat = c * (m.rstd * _mean_over_c(scale, dy * x_hat))
     dx = m.scaling * (m.rstd * (scale * dy - _mean_over_c(scale, dy) - along_x_hat))
     batch = tuple(range(x.ndim - 1))
@@ -78,15 +79,15 @@ def layer_norm(*, eps: float = 1e-5) -> Layer:
 
 
 def rms_norm_forward(params: dict, x: jax.Array, *, eps: float = 1e-5) -> tuple[jax.Array, tuple]:
-    """Each position divided by the root of its mean square: layer norm that leaves the mean alone.
+    """Each position divided by its root mean square: layer norm without subtracting the mean.
 
     r = 1/sqrt(mean_C x² + eps),  x̂ = x r,  y = scale ⊙ x̂
     dscale = Σ dy ⊙ x̂,  ĝ = scale ⊙ dy,  dx = r (ĝ - x̂ mean_C(ĝ x̂))
 
     As at the top of this file, without a mean: ∂L/∂v = Σ ĝ x (-r³/2) with v = mean x², ∂v/∂x_i = 2 x_i/n.
-    params {"scale": (C,)}; x and y (..., C). Cached: x, and two numbers of each position.
+    params {"scale": (C,)}; x and y (..., C). Cached: x, and two numbers per position.
     Raises ValueError where x does not fit the parameters, and unless eps > 0.
-    Numerics: as layer norm's; x̂ = 0 for x = 0.
+    Numerics: as for layer norm; x̂ = 0 for x = 0.
     Source: Zhang, Sennrich 2019 (arXiv:1910.07467).
 
     >>> y, _ = rms_norm_forward({"scale": jnp.ones(2)}, jnp.array([[3e30, 4e30], [0.0, 0.0]]))
@@ -151,7 +152,7 @@ def group_norm_backward(params: dict, cache, dy: jax.Array) -> tuple[dict[str, j
     dy = reshaped(_wide_dy("group_norm_backward", dy, x), *grouped)
     c = centred(reshaped(x, *grouped), m)
     scale = _row(params["scale"], x).reshape(1, 1, *grouped[2:])
-    # Sums over the positions of each channel serve the parameters and the means over a group alike.
+    # Sums over the positions of each channel serve both the parameters and the means over a group.
     sum_dy, sum_dyx = dy.sum(1, keepdims=True), m.rstd * (dy * c).sum(1, keepdims=True)  # (B, 1, G, K)
     n = grouped[1] * grouped[3]
     mean_g, mean_gx = ((scale * s).sum(3, keepdims=True) / n for s in (sum_dy, sum_dyx))
@@ -213,16 +214,16 @@ def instance_norm(*, eps: float = 1e-5) -> Layer:
     return _layer("instance_norm", instance_norm_forward, instance_norm_backward, ("scale", "shift"), eps)
 
 
-# ---------------------------------------------------------------- what they share
+# ---------------------------------------------------------------- shared by all
 
 
 def _layer(who: str, forward: Callable, backward: Callable, names: tuple[str, ...], eps: float) -> Layer:
-    """The pair as a Layer: scale 1 and shift 0, one each for every feature."""
+    """The pair as a Layer: scale 1 and shift 0, one of each per feature."""
     positive(who, "eps", eps)
 
     def init(key, in_shape):
         if not in_shape:
-            raise ValueError(f"{who}: in_shape is (), expected a shape whose last axis is that of the features")
+            raise ValueError(f"{who}: in_shape is (), expected a shape whose last axis is the features")
         start = {"scale": jnp.ones, "shift": jnp.zeros}
         return in_shape, {name: start[name](in_shape[-1]) for name in names}
 
@@ -243,22 +244,22 @@ def _check(who: str, params: dict, x, names: tuple[str, ...], eps: float) -> jax
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """x in the dtype to calculate in."""
+    """x in the dtype of the calculation."""
     return x.astype(at_least_float32(x.dtype))
 
 
 def _wide_dy(who: str, dy, x: jax.Array) -> jax.Array:
-    """dy, checked, in the dtype to calculate in."""
+    """dy, checked, in the dtype of the calculation."""
     return cotangent(who, "dy", dy, "x", x.shape, at_least_float32(x.dtype))
 
 
 def _row(p: jax.Array, x: jax.Array) -> jax.Array:
-    """A parameter (C,) against x: (1, ..., 1, C), in the dtype to calculate in."""
+    """A parameter (C,) shaped to broadcast with x: (1, ..., 1, C), in the dtype of the calculation."""
     return p.astype(at_least_float32(x.dtype)).reshape((1,) * (x.ndim - 1) + p.shape)
 
 
 def _mean_over_c(scale: jax.Array, v: jax.Array) -> jax.Array:
-    """mean_C(scale ⊙ v), as the product v @ scale: for CPUs XLA makes that faster, and leaner, than a sum over rows."""
+    """mean_C(scale ⊙ v), as the product v @ scale: on CPUs XLA makes that faster, and leaner, than a sum over rows."""
     return jnp.matmul(v, scale.reshape(-1), precision="highest")[..., None] / v.shape[-1]
 
 

@@ -1,8 +1,8 @@
-"""Pooling: what a window sees, reduced to one number a channel.
+"""Pooling: what a window sees, reduced to one number per channel.
 
 Shapes: B batch, W or H and W the spatial axes ("*in", "*out"), C channels: x (B, *in, C), y (B, *out, C).
-The window has one size an axis, (2,) for sequences and (2, 2) for images; stride and padding are as in `conv.py`, but
-that the stride is the window's own size if it is not given.
+The window has one size per axis, (2,) for sequences and (2, 2) for images; stride and padding are as in `conv.py`,
+except that the stride defaults to the window's size.
 """
 
 import functools
@@ -31,13 +31,13 @@ def max_pool_forward(
     y[b, o]  = max_k x̃[b, s·o + k - front]                                    x̃ = x, and -inf on padding
     dx[b, i] = Σ dy[b, o]  over the o whose largest is x[b, i]
 
-    Ties: the first of the window, row by row, is the largest and gets all of the gradient.
-    params {}; x (B, *in, C), y (B, *out, C). Cached: which tap of the window it was, in a byte (windows of up to 256
+    Ties: the first in the window, row by row, counts as the largest and gets all of the gradient.
+    params {}; x (B, *in, C), y (B, *out, C). Cached: which tap of the window it was, in one byte (windows of up to 256
     taps), and x's shape and dtype; not x.
-    Raises ValueError for integers, and where the window has no place on x or sees nothing but padding.
-    Numerics: a NaN in the window is its largest, and the first NaN gets the gradient. Of nothing but -inf the first tap
-    gets it, and where that is padding, nobody. Several dy to one x are added in at least float32. The program is
-    written out tap by tap, so it grows with the window.
+    Raises ValueError for integers, and where the window does not fit on x or sees nothing but padding.
+    Numerics: a NaN in the window counts as its largest, and the first NaN gets the gradient. If all entries are -inf,
+    the first tap gets it, and if that is padding, it is lost. Several dy for one x are added in at least float32. The
+    program is written out tap by tap, so it grows with the window.
 
     >>> y, cache = max_pool_forward({}, jnp.array([1.0, 3.0, 2.0, 2.0]).reshape(1, 4, 1), (2,))
     >>> y.ravel()
@@ -89,13 +89,13 @@ def avg_pool_forward(
     """The mean of what the window sees of x; padding is not counted.
 
     y[b, o]  = Σ_k x̃[b, s·o + k - front] / n[o]                               x̃ = x, and 0 on padding
-    dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i
+    dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window covers i
 
-    n[o] = how many taps of the window stand on x, all of them if there is no padding.
+    n[o] = how many taps of the window are on x, all of them if there is no padding.
     params {}; x (B, *in, C), y (B, *out, C). Cached: x's shape and dtype.
-    Raises ValueError for integers, and where the window has no place on x or sees nothing but padding.
+    Raises ValueError for integers, and where the window does not fit on x or sees nothing but padding.
     Numerics: sums in at least float32, rounded once. The program is written out tap by tap, so it grows with the
-    window: `global_avg_pool` is for the mean of everything.
+    window: use `global_avg_pool` for the mean of everything.
 
     >>> y, _ = avg_pool_forward({}, jnp.array([1.0, 3.0, 5.0]).reshape(1, 3, 1), (2,), padding="same")
     >>> y.ravel()
@@ -117,7 +117,7 @@ def avg_pool_backward(
     stride: Stride = None,
     padding: Padding = "valid",
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window stands on i."""
+    """dx[b, i] = Σ dy[b, o] / n[o]  over the o whose window covers i."""
     shape, wide = like.shape[1:], at_least_float32(like.dtype)
     windows = _windows("avg_pool", shape, window, stride, padding)
     out_shape = (shape[0], *(w.n_out for w in windows), shape[-1])
@@ -136,7 +136,7 @@ def global_avg_pool_forward(params: dict, x: ArrayLike) -> tuple[jax.Array, jax.
     y = Σ_i x[:, i] / n,  dx[:, i] = dy / n                                   n = Π in
 
     params {}; x (B, *in, C) with at least one spatial axis, y (B, C). Cached: x's shape and dtype.
-    Raises ValueError for integers, for another rank and for n = 0.
+    Raises ValueError for integers, for a lower rank and for n = 0.
     Numerics: summed in at least float32, rounded once.
     """
     x = float_array("global_avg_pool", "x", x)
@@ -164,7 +164,7 @@ def global_avg_pool() -> Layer:
     return from_pair(global_avg_pool_forward, global_avg_pool_backward, init, name="global_avg_pool")
 
 
-# ---------------------------------------------------------------- what they share
+# ---------------------------------------------------------------- shared by all
 
 
 def _layer(who, forward, backward, window, stride, padding):
@@ -182,7 +182,7 @@ def _windows(who, shape, window, stride, padding):
     if not isinstance(window, Sequence) or len(shape) != len(window) + 2:
         raise ValueError(
             f"{who}: window = {window} and x has shape {shape}; expected one size for each axis between batch and "
-            f"channels, (2,) for a sequence or (2, 2) for an image, say"
+            f"channels, such as (2,) for a sequence or (2, 2) for an image"
         )
     windows = windows_over(who, shape[1:-1], window, window if stride is None else stride, padding)
     for axis, w in enumerate(windows, start=1):
@@ -196,12 +196,12 @@ def _windows(who, shape, window, stride, padding):
 
 
 def _counts(windows, dtype):
-    """How many taps of each window stand on the input, (1, *n_out, 1)."""
+    """How many taps of each window are on the input, (1, *n_out, 1)."""
     counts = functools.reduce(np.multiply.outer, map(_counts_along, windows))
     return jnp.asarray(counts, dtype)[None, ..., None]
 
 
 def _counts_along(w):
-    """(n_out,) how many taps stand on the input, 0 where the window lies outside altogether."""
+    """(n_out,) how many taps are on the input, 0 where the window lies entirely outside it."""
     place = w.stride * np.arange(w.n_out)[:, None] + w.dilation * np.arange(w.size) - w.front
     return ((place >= 0) & (place < w.n_in)).sum(1)

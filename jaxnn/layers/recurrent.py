@@ -39,16 +39,16 @@ def recurrent_forward(
     cell: "rnn", "gru", "lstm" or a `jaxnn.layers.cells.Cell`; `rnn_cell_forward`, `gru_cell_forward` and
     `lstm_cell_forward` have the formulas of a step, and say what params and the state are. state: h or (h, c), each
     (B, H); None for zeros.
-    x (B, T, n_in). mask (B, T), or (1, T) for all alike, of bool: True = a real step. At padding the state is carried
-    over and x plays no part, so the last h is that of the last real step.
+    x (B, T, n_in). mask: bool (B, T), or (1, T) for all examples alike; True = a real step. At padding the state is
+    carried over and x is ignored, so the last h is that of the last real step.
     truncate: truncated backpropagation through time. The forward is the same; for the backward, the state before each
-    of the steps truncate, 2 truncate, … is a constant, so that a gradient goes back to the last such step at most.
-    Returns (h, state, cache): h (B, T, H), and the last state, with which the next piece of a longer sequence begins.
+    of the steps truncate, 2 truncate, … is a constant, so a gradient goes back at most to the last such step.
+    Returns (h, state, cache): h (B, T, H), and the last state, from which the next piece of a longer sequence starts.
 
-    Cached: x, the pre-activations and the state of every step. With chunk: x and the state before every chunk of so
-    many steps; the backward runs each chunk again before it goes back through it, which is one more forward pass for
-    the memory of chunk + T / chunk steps instead of T (least near √(T / 8): 8 for T = 512). A chunk longer than the
-    sequence is the whole sequence.
+    Cached: x, the pre-activations and the state of every step. With chunk: x and the state before every chunk of that
+    many steps; the backward runs each chunk again before it goes back through it, which costs one more forward pass but
+    needs the memory of chunk + T / chunk steps instead of T (least near √(T / 8): 8 for T = 512). A chunk longer than
+    the sequence is the whole sequence.
     Raises ValueError for shapes or dtypes that do not fit, and for chunk or truncate below 1.
     Numerics: those of the cell; state and gradients are at least float32 from step to step.
     Source: Werbos 1990, Backpropagation through time; Williams, Peng 1990 for its truncation.
@@ -76,9 +76,9 @@ def recurrent_forward(
 def recurrent_backward(
     cell: str | Cell, params: dict, cache, dh: ArrayLike | None, dstate: Any = None
 ) -> tuple[dict[str, jax.Array], jax.Array, Any]:
-    """(dparams, dx, dstate), dstate that of the first state: ds_t += (dh_t, 0), and so on as in `recurrent_forward`.
+    """(dparams, dx, dstate), dstate for the first state: ds_t += (dh_t, 0), and so on as in `recurrent_forward`.
 
-    dh (B, T, H) is ∂L/∂h, the argument dstate ∂L/∂(the last state), like it h or (h, c); None for zeros.
+    dh (B, T, H) is ∂L/∂h, the argument dstate ∂L/∂(the last state), for h or (h, c) as the state is; None for zeros.
     """
     cell, dtype = get_cell(cell), cache.x.dtype
     n_batch, n_time = cache.x.shape[:2] if isinstance(cache, Chunks) else cache.x.shape[1::-1]
@@ -106,7 +106,7 @@ def rnn(
     truncate: int | None = None,
     initializer: str | Callable[..., jax.Array] = "lecun_normal",
 ) -> Layer:
-    """A simple recurrent layer: `rnn_cell_forward` along a sequence; see `lstm` for all else."""
+    """A simple recurrent layer: `rnn_cell_forward` along a sequence; see `lstm` for everything else."""
     return _layer("rnn", n_units, last, chunk, truncate, initializer)
 
 
@@ -118,7 +118,7 @@ def gru(
     truncate: int | None = None,
     initializer: str | Callable[..., jax.Array] = "lecun_normal",
 ) -> Layer:
-    """A layer of gated recurrent units: `gru_cell_forward` along a sequence; see `lstm` for all else."""
+    """A layer of gated recurrent units: `gru_cell_forward` along a sequence; see `lstm` for everything else."""
     return _layer("gru", n_units, last, chunk, truncate, initializer)
 
 
@@ -130,14 +130,14 @@ def lstm(
     truncate: int | None = None,
     initializer: str | Callable[..., jax.Array] = "lecun_normal",
 ) -> Layer:
-    """A layer of long short-term memory: `lstm_cell_forward` along a sequence; the formulas: `recurrent_forward`.
+    """A layer of long short-term memory: `lstm_cell_forward` along a sequence; `recurrent_forward` has the formulas.
 
     x (B, T, n_in), y (B, T, n_units), the h of every step; with last=True y (B, n_units), the last h.
-    ctx.mask (B, T), or (1, T) for all alike: True = a real step. At padding the state is carried over, so the last h is
-    that of the last real step, and 0 where there is none. chunk and truncate: see `recurrent_forward`.
-    The state begins with zeros. To hand it on from one piece of a long text to the next, call `recurrent_forward`.
-    w comes from the initializer; each gate's H columns of u are an orthogonal matrix, so that lengths last over many
-    steps; b is 0, but 1 for the forget gate of an LSTM, which so begins with remembering.
+    ctx.mask (B, T), or (1, T) for all examples alike: True = a real step. At padding the state is carried over, so the
+    last h is that of the last real step, and 0 where there is none. chunk and truncate: see `recurrent_forward`.
+    The state starts at zero. To carry it from one piece of a long text to the next, call `recurrent_forward`.
+    w comes from the initializer; each gate's H columns of u are an orthogonal matrix, which preserves lengths over many
+    steps; b is 0, but 1 for the forget gate of an LSTM, so that it starts out remembering.
     Raises ValueError unless n_units, chunk and truncate are 1 or greater, for an unknown initializer, and where x,
     params or ctx.mask do not fit.
     Source: Saxe et al. 2013 for orthogonal u (arXiv:1312.6120); Gers et al. 2000 for the bias of the forget gate.

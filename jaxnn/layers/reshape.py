@@ -1,4 +1,4 @@
-"""The same numbers in another arrangement; the batch stays the first axis."""
+"""The same numbers in a different arrangement; the batch stays the first axis."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from jaxnn.layer import Layer, from_pair
 
 
 def reshape_forward(params: dict, x, shape: Sequence[int]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """All axes but the batch in another shape.
+    """All axes but the batch, reshaped.
 
     y (B, *shape) = x (B, ...) reshaped,  dx = dy reshaped back
 
-    One entry of shape may be -1: it follows from the others. Sizes that do not fit are a ValueError.
+    One entry of shape may be -1: it is inferred from the others. Raises ValueError for sizes that do not fit.
     Cached: the shapes of x and y, and x's dtype.
     """
     x = array("reshape", "x", x)
@@ -31,7 +31,7 @@ def reshape_backward(params: dict, cache, dy) -> tuple[dict[str, jax.Array], jax
 
 
 def reshape(shape: Sequence[int]) -> Layer:
-    """Every example in another shape, without the batch axis: reshape((8, -1)); see `reshape_forward`."""
+    """Every example reshaped; shape is without the batch axis: reshape((8, -1)); see `reshape_forward`."""
     shape = whole_each("reshape", "shape", shape, least=-1)
     if shape.count(-1) > 1:
         raise ValueError(f"reshape: shape {shape}, expected sizes of 0 or greater, and at most one -1")
@@ -44,7 +44,7 @@ def reshape(shape: Sequence[int]) -> Layer:
 
 
 def _reshaped(in_shape, shape):
-    """The whole new shape, batch axis first; worked out by hand, as an empty batch leaves a -1 open."""
+    """The whole new shape, batch axis first; worked out by hand, since an empty batch leaves a -1 undetermined."""
     if not in_shape:
         raise ValueError("reshape: x is a scalar, expected an array with the batch as its first axis")
     size, known = math.prod(in_shape[1:]), math.prod(n for n in shape if n != -1)
@@ -58,7 +58,7 @@ def _reshaped(in_shape, shape):
 
 
 def transpose_forward(params: dict, x, axes: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """All axes but the batch in another order.
+    """All axes but the batch, reordered.
 
     y = x with its axes in the order (0, *axes),  dx = dy with them put back
 
@@ -77,7 +77,7 @@ def transpose_backward(params: dict, like, dy, axes: Sequence[int]) -> tuple[dic
 
 
 def transpose(axes: Sequence[int]) -> Layer:
-    """Every example with its axes in another order: transpose((2, 1)) makes (B, T, D) to (B, D, T).
+    """Every example with its axes reordered: transpose((2, 1)) turns (B, T, D) into (B, D, T).
 
     axes counts the batch as axis 0, which stays where it is; see `transpose_forward`.
     """

@@ -1,4 +1,4 @@
-"""Rotary positions: pairs of features are turned by an angle that grows with the position.
+"""Rotary positions: pairs of features are rotated by an angle that grows with the position.
 
 Shapes: ... any leading axes, B batch, T positions, d features of a head (even).
 """
@@ -14,15 +14,15 @@ from jaxnn._checks import at_least_float32, cotangent, float_array, integers, re
 
 
 def cos_sin(positions: jax.Array, n: int, *, base: float = 10_000.0, dtype=jnp.float32) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of n angles for each position: the fastest turns by 1 radian a step, the others ever less.
+    """Cosine and sine of n angles for each position: the fastest turns by 1 radian per step, each following one slower.
 
     θ_ti = t ω_i,  ω_i = base^(-i/n),  i = 0 … n - 1
 
-    positions (..., T) integers, 0 and negative ones too; both results (..., T, n) of dtype.
+    positions (..., T) integers, which may be 0 or negative; both results (..., T, n) of dtype.
     Raises ValueError for positions that are not integers, and unless base >= 1.
-    Numerics: t ω rounded to float32 is off by 6e-8 t, which is 6e-3 at t = 1e5. Here ω/2π, in turns a step, is cut
-    after 32 binary digits. t times the first part is a product of integers that wraps at 2³², which is to say at whole
-    turns, so nothing is lost; t times the rest is small. In float32 the results are off by less than 5e-7 up to
+    Numerics: t ω rounded to float32 is off by 6e-8 t, which is 6e-3 at t = 1e5. Here ω/2π, in turns per step, is split
+    after 32 binary digits. t times the first part is a product of integers that wraps at 2³², that is, at whole turns,
+    so nothing is lost; t times the rest is small. In float32 the results are off by less than 5e-7 up to
     |t| = 1e6 and by less than 8e-7 at any t; in float64 by 1e-16 t, the rounding of ω.
 
     >>> cos, sin = cos_sin(jnp.array([0, 100_000]), 1)
@@ -44,10 +44,10 @@ def cos_sin(positions: jax.Array, n: int, *, base: float = 10_000.0, dtype=jnp.f
 def rotary_forward(
     x: ArrayLike, *, offset: ArrayLike = 0, base: float = 10_000.0
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """Turn the features of each position, so that the product of a query and a key depends on their distance alone.
+    """Rotate the features of each position, so that the product of a query and a key depends only on their distance.
 
-    With x = [a, b] the two halves of the features, c_ti = cos θ_ti, s_ti = sin θ_ti and θ as in `cos_sin`, t from
-    offset on (a pair is feature i with feature i + d/2, not two neighbours: the order of GPT-NeoX and of LLaMA's
+    With x = [a, b] the two halves of the features, c_ti = cos θ_ti, s_ti = sin θ_ti and θ as in `cos_sin`, t counting
+    from offset (a pair is feature i with feature i + d/2, not two neighbours: the order of GPT-NeoX and of LLaMA's
     published weights for transformers):
 
     y  = [a ⊙ c - b ⊙ s,  a ⊙ s + b ⊙ c]
@@ -55,7 +55,7 @@ def rotary_forward(
 
     x and y (..., T, d); offset is the position of x's first row: an integer, or integers (B,), one for each example of
     an x (B, ..., T, d); known or traced. Cached: c and s, (T, d/2) or (B, T, d/2), and x's shape and dtype.
-    Raises ValueError unless d is even and the offset is of integers of one of these shapes.
+    Raises ValueError unless d is even and offset is integers of one of these shapes.
     Numerics: in at least float32, rounded once; for the angles see `cos_sin`.
     Source: Su et al. 2021 (arXiv:2104.09864).
 

@@ -1,4 +1,4 @@
-"""Weight norm: the weights of a layer as lengths times directions, which are learned apart."""
+"""Weight norm: the weights of a layer as lengths times directions, which are learned separately."""
 
 from collections.abc import Mapping
 
@@ -11,15 +11,15 @@ from jaxnn.layers._moments import scaling_of
 
 
 def weight_norm_forward(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """Weights of a given length: those of each output are g long and point where v points.
+    """Weights of a given length: those of each output have length g and the direction of v.
 
-    v̂ = v/‖v‖,  w = g v̂,  the norm over all axes but the last, which is that of the outputs
+    v̂ = v/‖v‖,  w = g v̂,  the norm over all axes but the last, the outputs
     dg = Σ dw ⊙ v̂,  dv = g/‖v‖ (dw - v̂ dg)
 
-    since ∂‖v‖/∂v_j = v̂_j and so ∂v̂_i/∂v_j = (δ_ij - v̂_i v̂_j)/‖v‖: of dw, only what is across v turns v.
+    since ∂‖v‖/∂v_j = v̂_j and so ∂v̂_i/∂v_j = (δ_ij - v̂_i v̂_j)/‖v‖: only the part of dw orthogonal to v turns v.
     params {"g": (n_out,), "v": (..., n_out)}; w has v's shape and dtype. Cached: v̂, and 1/‖v‖ as two factors.
     Numerics: v is scaled by a power of two before it is squared, so that nothing overflows or vanishes. v = 0 has no
-    direction; by convention w = 0 then, and dg = 0, dv = 0.
+    direction; by convention w = 0, dg = 0 and dv = 0 there.
     Source: Salimans, Kingma 2016 (arXiv:1602.07868).
 
     >>> w, _ = weight_norm_forward({"g": jnp.array([10.0]), "v": jnp.array([[3e30], [4e30]])})
@@ -29,7 +29,7 @@ def weight_norm_forward(params: dict) -> tuple[jax.Array, tuple[jax.Array, jax.A
     parameters("weight_norm", params, ("g", "v"))
     g, v = params["g"], params["v"]
     if v.ndim == 0 or g.shape != v.shape[-1:]:
-        raise ValueError(f"weight_norm: g has shape {g.shape}, v {v.shape}; expected one length for each output")
+        raise ValueError(f"weight_norm: g has shape {g.shape}, v {v.shape}; expected one length per output")
     v = v.astype(at_least_float32(v.dtype))
     scaling, square = _length(v)
     inverse = jnp.where(square == 0, 0, 1 / jnp.sqrt(jnp.where(square == 0, 1, square)))
@@ -52,9 +52,9 @@ def weight_norm(inner: Layer) -> Layer:
 
     y = inner(w = g v/‖v‖, …);  dw and dx from the inner layer's backward, dg and dv from dw
 
-    inner: a layer whose params are a dict with a "w" whose last axis is that of the outputs, such as dense; otherwise
-    a ValueError. params: the same with "g" (n_out,) and "v" in the place of "w". It starts as the inner layer does:
-    v = w, g = ‖w‖. Cached: what the inner layer caches; backward calculates w again.
+    inner: a layer such as dense, whose params are a dict with a "w" whose last axis is the outputs; otherwise a
+    ValueError. params: the same with "g" (n_out,) and "v" in place of "w". It starts as the inner layer does: v = w, g
+    = ‖w‖. Cached: what the inner layer caches; backward recomputes w.
     """
 
     def init(key, in_shape, /):
@@ -96,12 +96,12 @@ def _without(params: dict, *names: str) -> dict:
 
 
 def _row(g: jax.Array, v: jax.Array) -> jax.Array:
-    """g (n_out,) against v: (1, ..., 1, n_out)."""
+    """g (n_out,) shaped to broadcast with v: (1, ..., 1, n_out)."""
     return g.astype(v.dtype).reshape((1,) * (v.ndim - 1) + g.shape)
 
 
 def _length(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A power of two for each output's v, and the squared norm of its product with v."""
+    """A power of two per output, and the squared norm of its product with the output's v."""
     axes = tuple(range(v.ndim - 1))
     scaling = scaling_of(v, axes, up=True)
     return scaling, jnp.square(v * scaling).sum(axes, keepdims=True)

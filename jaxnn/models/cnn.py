@@ -1,4 +1,4 @@
-"""A convolutional network: what stands near each other in an image is looked at together, in stages ever coarser.
+"""A convolutional network: neighbouring pixels are looked at together, in ever coarser stages.
 
 Shapes: B batch, H and W the image, C channels.
 """
@@ -25,17 +25,17 @@ def cnn(
     initializer: str | Callable[..., jax.Array] = "he_normal",
     dropout: float = 0.0,
 ) -> Layer:
-    """A convolutional network as a Layer: a stage for each entry of channels, then an `mlp` of what is left.
+    """A convolutional network as a Layer: one stage per entry of channels, then an `mlp` on the result.
 
     x_0 = x,  x_l = f(max_pool(batch_norm(conv(x_(l-1)))))  for each stage l,  y = mlp(x_L)
     backward: the chain rule of `serial`
 
-    A stage: a 3×3 convolution to so many channels, without a bias since batch norm shifts; batch norm; the largest of
-    each 2×2, which halves H and W (rounded down); the activation f, here after the pooling, where there is a quarter to
-    calculate: for a rising f, such as relu, it is the same. dropout: its probability in the mlp.
+    A stage: a 3×3 convolution to that many channels, without a bias since batch norm shifts; batch norm; the largest of
+    each 2×2, which halves H and W (rounded down); the activation f, after the pooling because there is only a quarter
+    to calculate: for an increasing f, such as relu, the result is the same. dropout: its probability in the mlp.
     x (B, H, W, C), grey images have C = 1; y (B, n_out): logits, or the predicted values.
     State: the running statistics of batch norm; ctx.mask (B,): True = a real example, see `jaxnn.layers.batch_norm`.
-    Raises ValueError for images that are smaller than 2 in a stage, and where the layers do.
+    Raises ValueError for images that shrink below 2×2 before a stage, and where the layers do.
     Source: LeCun et al. 1998, Gradient-based learning applied to document recognition; batch norm: arXiv:1502.03167.
 
     >>> model = cnn(channels=(8, 16), hidden=(32,), n_out=10)

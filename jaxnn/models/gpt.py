@@ -1,4 +1,4 @@
-"""A decoder-only transformer (GPT): at each place of a text it says what comes next, from what came before.
+"""A decoder-only transformer (GPT): at each position of a text it predicts what comes next from what came before.
 
 Shapes: B batch, T positions, V vocabulary, D features (width), H heads.
 """
@@ -28,7 +28,7 @@ from jaxnn.layers import dropout as dropout_layer
 
 
 def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer) -> tuple[jax.Array, Any, tuple]:
-    """A body between a table and the same table again: what stands for an id at the input also scores it at the output.
+    """A body between a table and the same table again: the embedding is also the output projection.
 
     x = √D table[ids],  h = body(x),  y = h tableᵀ
 
@@ -36,11 +36,11 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
         dtable_v = Σ_bt dy_btv h_bt,  which is dyᵀ h
     as the input's rows, from ∂x_bt/∂table_v = √D where ids_bt = v:
         dtable_v = √D Σ_bt [ids_bt = v] dx_bt
-    and in between dh = dy table,  and the body's backward makes dx and its dparams of dh.
+    and in between dh = dy table,  from which the body's backward makes dx and its dparams.
 
     params {"table": (V, D), "body": the body's}, state and ctx those of the body; ids (B, T) integers, x and h
     (B, T, D), y (B, T, V). Returns (y, state, cache). Cached: ids, the body's cache, and h.
-    √D makes rows of length 1, with which the scores begin near 1, into x with entries near 1.
+    Rows of length 1 make the scores start near 1; √D makes the entries of x near 1 as well.
     Raises ValueError where ids are not (B, T) or have no row (see `embedding_forward`), or the body changes the shape.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.4; Press, Wolf 2016 (arXiv:1608.05859).
     """
@@ -52,12 +52,12 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
     x = math.sqrt(rows.shape[-1]) * rows
     with in_part("gpt", (body,)):
         h, state, cache = body.forward(params["body"], state, x, ctx)
-    same_shape("a language model", "what the body puts out", h, "its input", x.shape)
+    same_shape("a language model", "the body's output", h, "its input", x.shape)
     return h @ params["table"].T, state, (ids, cache, h)
 
 
 def tied_backward(params: dict, cache, dy: jax.Array, body: Layer) -> tuple[dict, None]:
-    """(dparams, None): dtable = dyᵀ h + √D Σ_bt [ids_bt = v] dx_bt,  dh = dy table, dx of the body; ids have none."""
+    """(dparams, None): dtable = dyᵀ h + √D Σ_bt [ids_bt = v] dx_bt,  dh = dy table,  dx the body's; ids have none."""
     ids, cache, h = cache
     table = params["table"]
     dy = cotangent("tied_backward", "dy", dy, "the scores", (*h.shape[:2], table.shape[0]), h.dtype)
@@ -77,18 +77,18 @@ def gpt(
     max_length: int | None = None,
     dropout: float = 0.0,
 ) -> Layer:
-    """A GPT as a Layer: x = ids (B, T) integers, y = logits (B, T, V) of the id that comes next after each.
+    """A GPT as a Layer: x = ids (B, T) integers, y = logits (B, T, V) of the id that follows each.
 
     x_0 = √D table[ids],  n_layers times  x ← x + attention(rms_norm(x)),  x ← x + gated_mlp(rms_norm(x)),
     y = rms_norm(x) tableᵀ
 
-    The table at both ends: `tied_forward`. Attention: causal, n_heads heads, positions by rotation; with max_length
-    learned positions instead, for T up to that. The gated MLP (SwiGLU) has 8/3 width hidden neurons, rounded up to a
-    multiple of 8. Nothing has a bias. dropout: its probability, in training, on x_0, on the weights of the attention
-    and on what each block adds. ctx.mask (B, T) or (1, T): True = a real token; the others are not attended to.
-    The blocks are one `repeat`: their params have a leading axis n_layers, and compiling takes as long as for one. To
-    an optimizer their scales (n_layers, D) look like weights: `adamw(…, decays=lambda p: p.ndim > 2)` decays only the
-    blocks' matrices.
+    The table at both ends: `tied_forward`. Attention: causal, n_heads heads, rotary positions; with max_length, learned
+    positions for T up to that instead. The gated MLP (SwiGLU) has 8/3 width hidden neurons, rounded up to a multiple of
+    8. There are no biases. dropout: its probability, in training, on x_0, on the attention weights and on what each
+    block adds. ctx.mask (B, T) or (1, T): True = a real token; the others are not attended to.
+    The blocks are one `repeat`: their params have a leading axis n_layers, and compiling takes as long as for one
+    block. To an optimizer their scales (n_layers, D) look like weights: `adamw(…, decays=lambda p: p.ndim > 2)` decays
+    only the blocks' matrices.
     The rows of the table are drawn with a length near 1: entries of x_0, and scores of all ids but the last, near 1.
     Raises ValueError where n_heads does not divide width, or into an odd number with rotary positions, for sizes below
     1, unless 0 <= dropout < 1, and for ids that are not (B, T), are too long or have no row.

@@ -25,7 +25,7 @@ def mlp_forward(
 
     a^0 = x;  z^l = a^(l-1) @ w^l + b^l,  a^l = f^l(z^l),  l = 1 … L;  y = a^L
 
-    params: a sequence of {"w": (n_(l-1), n_l), "b": (n_l,)}; x (B, n_0), y (B, n_L); activations: one a layer.
+    params: a sequence of {"w": (n_(l-1), n_l), "b": (n_l,)}; x (B, n_0), y (B, n_L); activations: one per layer.
     Cached: (a^(l-1), z^l) of each layer.
 
     >>> import jax.numpy as jnp
@@ -35,9 +35,9 @@ def mlp_forward(
     Array([[9.]], dtype=float32)
     """
     if not isinstance(params, tuple | list) or not params:
-        raise ValueError(f"mlp_forward: params is {params}, expected a list or tuple of one dict a layer")
+        raise ValueError(f"mlp_forward: params is {params}, expected a list or tuple of one dict per layer")
     if len(activations) != len(params):
-        raise ValueError(f"mlp_forward: {len(params)} layers but {len(activations)} activations; give one a layer")
+        raise ValueError(f"mlp_forward: {len(params)} layers but {len(activations)} activations; give one per layer")
     x = float_array("mlp_forward", "x", x)
     if x.ndim != 2:
         raise ValueError(f"mlp_forward: x has shape {x.shape}, expected (batch, features)")
@@ -57,7 +57,7 @@ def mlp_backward(
     δ^l = ∂L/∂z^l:    δ^L = dy ⊙ f^L'(z^L),   δ^(l-1) = (δ^l w^lᵀ) ⊙ f^(l-1)'(z^(l-1))
     ∂L/∂w^l = a^(l-1)ᵀ δ^l,   ∂L/∂b^l = Σ_batch δ^l,   ∂L/∂x = δ^1 w^1ᵀ
 
-    dy (B, n_L) is the loss's derivative, its 1/B included. Returns (dparams, dx); dparams is a tree like params.
+    dy (B, n_L) is the loss's derivative, including its 1/B. Returns (dparams, dx); dparams is a tree like params.
     """
     if not len(params) == len(cache) == len(activations):
         raise ValueError(
@@ -84,7 +84,7 @@ def mlp(
 ) -> Layer:
     """A multilayer perceptron as a Layer: for each hidden size dense, activation, dropout; then a dense output.
 
-    The input is flattened, so images (B, 28, 28) and rows (B, 784) both do; the output is linear (logits, or the
+    The input is flattened, so images (B, 28, 28) and rows (B, 784) both work; the output is linear (logits, or the
     predicted values). dropout: its probability, 0 for no dropout layers.
 
     >>> out_shape, params, state = mlp((256, 128), 10).init(jax.random.key(0), (1, 28, 28))

@@ -1,4 +1,4 @@
-"""Writing with a language model: one id at a time, each drawn from what the model says comes next."""
+"""Writing with a language model: one id at a time, each drawn from what the model predicts comes next."""
 
 import functools
 from typing import Any
@@ -11,10 +11,10 @@ from jaxnn.layer import Ctx, Layer
 
 
 def sample(key: jax.Array, logits: jax.Array, *, temperature: float = 1.0, top_k: int | None = None) -> jax.Array:
-    """An id drawn with the probabilities softmax(logits / temperature), of the top_k likeliest alone.
+    """An id drawn with the probabilities softmax(logits / temperature), among the top_k likeliest only.
 
-    logits (..., V); ids (...) int32. temperature below 1 prefers the likely, 0 takes the likeliest (first of equals);
-    top_k None or V: all may come. Ids as likely as the last of the top_k may come too.
+    logits (..., V); ids (...) int32. A temperature below 1 prefers likely ids, 0 takes the likeliest (the first of
+    equals); with top_k None or V any id may be drawn. Ids as likely as the last of the top_k may also be drawn.
     Raises ValueError for a negative temperature and unless 1 <= top_k.
     Numerics: the largest logit is subtracted before dividing, so that a small temperature does not overflow.
 
@@ -49,22 +49,22 @@ def generate(
 ) -> jax.Array:
     """The n ids that the model writes after ids: (B, P) integers, P >= 1, in; (B, n) int32 out.
 
-    Each is drawn with `sample` from the logits behind the last `window` ids before it: as long a stretch as the model
-    was trained on. The model must be causal, such as `gpt` and `lstm`; each id costs a forward pass over a window.
+    Each is drawn with `sample` from the logits after the last `window` ids before it: use the length the model was
+    trained on. The model must be causal, such as `gpt` and `lstm`; each id costs a forward pass over a window.
     Compiled; model, n and the keyword arguments are static.
-    Raises ValueError for ids without a first one and for sizes below 1.
+    Raises ValueError for an empty prompt and for sizes below 1.
     """
     whole("generate", "n", n, least=1)
     whole("generate", "window", window, least=1)
     ids = array("generate", "ids", ids)
     if ids.ndim != 2 or ids.shape[1] == 0:
-        raise ValueError(f"generate: ids have shape {ids.shape}, expected (B, P) with at least one id to go on from")
+        raise ValueError(f"generate: ids have shape {ids.shape}, expected (B, P) with at least one id to continue from")
     n_given = ids.shape[1]
     text = jnp.zeros((ids.shape[0], max(n_given + n, window)), jnp.int32).at[:, :n_given].set(ids.astype(jnp.int32))
 
     def write(text, i):
         start = jnp.maximum(i - window, 0)
-        seen = jax.lax.dynamic_slice_in_dim(text, start, window, axis=1)  # what stands at i and after plays no part
+        seen = jax.lax.dynamic_slice_in_dim(text, start, window, axis=1)  # the contents from i on do not matter
         logits, _, _ = model.forward(params, state, seen, Ctx())
         last = jax.lax.dynamic_index_in_dim(logits, i - 1 - start, axis=1, keepdims=False)
         new = sample(jax.random.fold_in(key, i), last, temperature=temperature, top_k=top_k)

@@ -41,10 +41,10 @@ class Data(NamedTuple):
 
     train: tuple[Any, Any]  # x, y as the loss takes it
     test: tuple[Any, Any]  # also the validation data of each epoch: it is never used for model selection
-    loss: str  # its name, "auto" resolved
-    labels: Any  # the test data's class ids, or its numbers in their own unit
+    loss: str  # its name, with "auto" resolved
+    labels: Any  # the test data's class ids, or its numbers in their own units
     classes: tuple[str, ...]  # empty for regression
-    n_out: int  # how many numbers the network puts out
+    n_out: int  # how many numbers the network outputs
     prepare: Callable[[jax.Array], jax.Array]  # a batch of x into what the network takes
     images: bool  # whether x can be drawn
     y_mean: np.ndarray  # numbers to predict are standardised: y = y_mean + y_std * output
@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 
 def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> Data:
-    """Read `name`, hold out a fifth for testing (unless the files bring a test set) and standardise."""
+    """Read `name`, hold out a fifth for testing (unless the files include a test set) and standardise."""
     train, test = _read(name, label, task, key)
     if train.x.ndim == 3:  # grey images
         train, test = (part._replace(x=part.x[..., None]) for part in (train, test))
@@ -94,7 +94,7 @@ def load(name: str, label: str | None, task: str, loss: str, key: jax.Array) -> 
 
 
 def class_targets(loss: str, y: np.ndarray, classes: int) -> np.ndarray:
-    """Class ids as this loss takes them: as they are, as one-hot rows, or as rows of -1 and 1."""
+    """Class ids as this loss takes them: unchanged, as one-hot rows, or as rows of -1 and 1."""
     if loss == "softmax_cross_entropy_with_integer_labels":
         return y
     one_hot = np.eye(classes, dtype=np.float32)[y]
@@ -102,7 +102,7 @@ def class_targets(loss: str, y: np.ndarray, classes: int) -> np.ndarray:
 
 
 def number_scale(loss: str, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the numbers to predict; counts of a Poisson distribution stay counts."""
+    """Mean and standard deviation of the numbers to predict; Poisson counts stay counts."""
     if loss == "poisson_nll":
         if (y < 0).any():
             raise ValueError(f"poisson_nll predicts counts, but the labels go down to {y.min()}; choose another --loss")
@@ -118,7 +118,7 @@ def _read(name: str, label: str | None, task: str, key: jax.Array):
         raise ValueError(f"--label names a column of a .csv file, but --data is {name!r}; leave --label out")
     if task != "auto" and path.suffix not in (".csv", ".npz"):
         raise ValueError(f"--task is for .csv and .npz files, but --data is {name!r}; leave --task out")
-    if name == "digits":  # even where there is a folder of that name, which is ./digits
+    if name == "digits":  # even where there is a folder of that name; that is ./digits
         whole = datasets.digits()
     elif name in SYNTHETIC:
         whole = SYNTHETIC[name](draw_key, 1000)
@@ -132,5 +132,5 @@ def _read(name: str, label: str | None, task: str, key: jax.Array):
         raise ValueError(f"{name}: neither a .csv file, a .npz file nor a folder of IDX files")
     else:
         near = unknown_name("data set", name, ("digits", *SYNTHETIC))
-        raise FileNotFoundError(f"{near}; nor is there a file or folder of that name")
+        raise FileNotFoundError(f"{near}; and there is no file or folder of that name")
     return datasets.split(split_key, whole)

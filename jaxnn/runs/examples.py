@@ -30,7 +30,7 @@ from jaxnn.training import (
     start,
 )
 
-# The settings that a command begins with, for each model.
+# The settings that a command starts from, for each model.
 DEFAULTS = {
     "mlp": ExampleSettings(),
     "cnn": ExampleSettings(model="cnn", layers=(128,), dropout=0.4, rate=2e-3, batch=100),
@@ -38,7 +38,7 @@ DEFAULTS = {
 
 
 def run(settings: ExampleSettings) -> int:
-    """Train, print a line an epoch, write the run folder; 0, or 1 if training diverged."""
+    """Train, print one line per epoch, write the run folder; 0, or 1 if training diverged."""
     data_key, train_key = jax.random.split(jax.random.key(settings.seed))
     data = load(settings.data, settings.label, settings.task, settings.loss, data_key)
     model, optimizer = make_model(settings, data), make_optimizer(settings, len(data.train[0]))
@@ -75,7 +75,7 @@ def run(settings: ExampleSettings) -> int:
 
 
 def make_model(settings: ExampleSettings, data: Data) -> Layer:
-    """The network of the settings; ValueError where a convolutional network is to look at what is no image."""
+    """The network of the settings; ValueError for a convolutional network on data that are not images."""
     names = ("activation", "initializer", "dropout")
     sizes, options = (settings.layers, data.n_out), {name: getattr(settings, name) for name in names}
     if settings.model == "mlp":
@@ -89,13 +89,13 @@ def make_model(settings: ExampleSettings, data: Data) -> Layer:
 
 
 def make_optimizer(settings: ExampleSettings, n: int) -> Optimizer:
-    """The optimizer of the settings, its rate a schedule over all steps of n examples."""
+    """The optimizer of the settings, its rate scheduled over all steps on n examples."""
     steps = settings.epochs * -(-n // settings.batch)
     return OPTIMIZERS[settings.optimizer](SCHEDULES[settings.schedule](settings.rate, steps))
 
 
 def make_metrics(data: Data) -> dict[str, Callable[[Any, Any], float]]:
-    """Accuracy for classes; root mean square error in the labels' unit, and R², for numbers."""
+    """Accuracy for classes; for numbers, root mean square error in the labels' unit, and R²."""
     if data.classes:
         return {"accuracy": accuracy}
     return {
@@ -105,13 +105,13 @@ def make_metrics(data: Data) -> dict[str, Callable[[Any, Any], float]]:
 
 
 def in_unit(data: Data, output: np.ndarray) -> np.ndarray:
-    """What the network puts out for numbers, in the unit of the labels."""
-    mean = np.asarray(output)[..., : len(data.y_mean)]  # gaussian_nll: the log-variances stand behind the means
+    """The network's output for numbers, in the unit of the labels."""
+    mean = np.asarray(output)[..., : len(data.y_mean)]  # gaussian_nll: the log-variances follow the means
     return data.y_mean + data.y_std * mean
 
 
 def line(record: EpochRecord, epochs: int) -> str:
-    """One epoch in one line."""
+    """One epoch as one line."""
     measured = "  ".join(f"test {name} {value:.4f}" for name, value in record.validation.items())
     return (
         f"epoch {record.epoch:{len(str(epochs))}}/{epochs}  loss {record.loss:.4f}  {measured}  "
@@ -120,7 +120,7 @@ def line(record: EpochRecord, epochs: int) -> str:
 
 
 def write_report(out: Path, data: Data, model: Layer, train_state: TrainState) -> None:
-    """Figures of the run, with all its sessions, into its folder; the result on stdout."""
+    """Write figures of the run, with all its sessions, to its folder, and the result to stdout."""
     records = read_metrics(out)
     if records:
         plots.curves(records).savefig(out / "curves.png")
@@ -141,5 +141,5 @@ def write_report(out: Path, data: Data, model: Layer, train_state: TrainState) -
         plots.mistakes(x, data.labels, y_pred, data.classes).savefig(out / "mistakes.png")
     if data.images:
         first = np.asarray(next(p["w"] for p in train_state.params if p))
-        patch = x.shape[1:] if first.ndim == 2 else first.shape[:-1]  # what a neuron looks at
+        patch = x.shape[1:] if first.ndim == 2 else first.shape[:-1]  # what a neuron sees
         plots.weights(first.reshape(-1, first.shape[-1]), patch).savefig(out / "weights.png")

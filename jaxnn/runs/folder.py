@@ -1,6 +1,6 @@
 """A run's folder: config.json, metrics.jsonl, train_state.npz, params.npz, and what the run adds, such as figures.
 
-An existing run is never written over: a run gets a new folder, or goes on in its own.
+An existing run is never overwritten: a run gets a new folder, or is resumed in its own.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ def read_settings(folder: Path, kind: type[AnySettings]) -> AnySettings:
 
 
 def open_folder(settings: Settings, name: str) -> Path:
-    """The folder of the run to go on with; or a new one, with its settings: --out, or the next free runs/NAME-N."""
+    """The folder of the run to resume; or a new one, with its settings: --out, or the next free runs/NAME-N."""
     if settings.resume is not None:
         out = Path(settings.resume)
     elif settings.out is not None:
@@ -50,7 +50,7 @@ def open_folder(settings: Settings, name: str) -> Path:
 
 
 def where_it_stopped(settings: Settings, beginning: TrainState) -> TrainState:
-    """The train_state of the run to go on with; the beginning where the run is new."""
+    """The train_state of the run to resume; `beginning` if the run is new."""
     if settings.resume is None:
         return beginning
     return load_tree(Path(settings.resume) / "train_state.npz", beginning)
@@ -63,7 +63,7 @@ def record_training(
     describe: Callable[[Any], tuple[dict[str, Any], str]],
     **progress: Any,
 ) -> tuple[TrainState, int]:
-    """Train: what describe(record) gives goes into metrics.jsonl and to stdout, record.train_state into the folder.
+    """Train: describe(record) goes to metrics.jsonl and stdout, record.train_state to the folder.
 
     Returns the last good train_state, and 0; or 1 if training diverged. `progress` is for the bar.
     """
@@ -77,7 +77,7 @@ def record_training(
                 tqdm.write(line)
                 print(json.dumps(_finite(row), allow_nan=False), file=log, flush=True)
         except KeyboardInterrupt:
-            tqdm.write("stopped; the run folder holds all that was reported")
+            tqdm.write("stopped; the run folder holds everything that was reported")
         except Diverged as error:
             tqdm.write(f"diverged: {error}")
             train_state, status = error.train_state, 1
@@ -85,7 +85,7 @@ def record_training(
 
 
 def read_metrics(out: Path) -> list[dict[str, Any]]:
-    """What the run has recorded, in all its sessions."""
+    """What the run recorded, in all its sessions."""
     return [json.loads(row) for row in (out / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
@@ -95,7 +95,7 @@ def show_folder(out: Path) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON does not have (R² of labels that are all equal, say)."""
+    """The same with null for numbers that JSON lacks (R² of labels that are all equal, for example)."""
     if isinstance(value, dict):
         return {name: _finite(entry) for name, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

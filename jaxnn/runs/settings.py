@@ -1,7 +1,7 @@
-"""Everything that determines a run: frozen dataclasses, one field a flag of the command line.
+"""Everything that determines a run: frozen dataclasses, one field per command-line flag.
 
-A field's metadata say what the flag needs: "help"; "type" where the default doesn't say it; "check", which raises a
-ValueError for a wrong value; or "table", in which the value must stand.
+A field's metadata say what the flag needs: "help"; "type" where the default does not imply it; "check", which raises a
+ValueError for a wrong value; or "table", which must contain the value.
 """
 
 import dataclasses
@@ -56,12 +56,12 @@ def flag_name(field: dataclasses.Field) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every run has. ValueError for a field whose value is wrong whatever the data are."""
+    """What every run has. ValueError for a field whose value is wrong whatever the data."""
 
     data: str = flag("", "what to train on", check=_filled)
-    seed: int = flag(0, "of all that is random: the weights, the order of the data, a split", check=_seed)
+    seed: int = flag(0, "of everything random: the weights, the order of the data, a split", check=_seed)
     out: str | None = flag(None, "the run folder (default: the next free runs/NAME-N)")
-    resume: str | None = flag(None, "the folder of a run to go on with; other flags change its settings")
+    resume: str | None = flag(None, "the folder of a run to resume; other flags change its settings")
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -71,7 +71,7 @@ class Settings:
             if check is not None and value is not None:
                 check("the settings", flag_name(field), value)
         if self.resume is not None and self.out is not None:
-            raise ValueError("--resume goes on in the run's own folder; leave --out out")
+            raise ValueError("--resume continues in the run's own folder; leave out --out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ExampleSettings(Settings):
     )
     model: str = flag("mlp", "mlp or, for images, cnn", table=("mlp", "cnn"))
     channels: tuple[int, ...] = flag(
-        (24, 48, 96), "cnn only: of the convolutions, each followed by pooling to half the size", check=_sizes
+        (24, 48, 96), "cnn only: channels of the convolutions, each followed by pooling to half the size", check=_sizes
     )
     layers: tuple[int, ...] = flag(
         (256, 128), "sizes of the hidden dense layers, such as 256,128; empty for none", check=_sizes
@@ -116,22 +116,22 @@ class TextSettings(Settings):
     level: str = flag("byte", "what the model reads: byte or character", table=("byte", "character"))
     model: str = flag("gpt", "gpt or lstm", table=("gpt", "lstm"))
     width: int = flag(128, "features, or units of the LSTM", check=at_least_1)
-    layers: int = flag(4, "blocks, or LSTMs one on the other", check=at_least_1)
-    heads: int = flag(4, "gpt only: of the attention", check=at_least_1)
+    layers: int = flag(4, "blocks, or stacked LSTMs", check=at_least_1)
+    heads: int = flag(4, "gpt only: attention heads", check=at_least_1)
     dropout: float = flag(0.0, "probability of dropping a feature", check=fraction)
     window: int = flag(128, "how many bytes or characters the model sees", check=at_least_1)
     batch: int = flag(16, "windows in a step", check=at_least_1)
-    steps: int = flag(1500, "of training", check=at_least_1)
-    every: int = flag(100, "steps from one report to the next", check=at_least_1)
+    steps: int = flag(1500, "training steps", check=at_least_1)
+    every: int = flag(100, "steps between reports", check=at_least_1)
     rate: float = flag(
         5e-3,
-        "the highest learning rate; rises for a twentieth of the steps, then falls as a cosine",
+        "the highest learning rate; it rises for a twentieth of the steps, then falls as a cosine",
         check=positive,
     )
     weight_decay: float = flag(0.1, "of adamw", check=non_negative)
-    prompt: str = flag("\n", "what the sample goes on from", check=_filled)
+    prompt: str = flag("\n", "what the sample continues", check=_filled)
     length: int = flag(600, "bytes or characters of the sample", check=at_least_1)
     temperature: float = flag(
         0.8, "of the sample: below 1 prefers the likely, 0 takes the likeliest", check=non_negative
     )
-    top_k: int | None = flag(None, "draw the sample from the so many likeliest only", check=at_least_1, type=int)
+    top_k: int | None = flag(None, "draw the sample only from this many of the likeliest", check=at_least_1, type=int)

@@ -16,12 +16,12 @@ from jaxnn.runs.settings import TextSettings
 from jaxnn.schedules import warmup_cosine
 from jaxnn.training import RoundRecord, TrainState, bits_per_byte, evaluate_text, fit_text, save_tree, start
 
-# The settings that a command begins with, for each model.
+# The settings that a command starts from, for each model.
 DEFAULTS = {"gpt": TextSettings(), "lstm": TextSettings(model="lstm", width=256, layers=1)}
 
 
 class Data(NamedTuple):
-    """A text, and both its parts as ids."""
+    """A text, and both of its parts as ids."""
 
     text: datasets.Text
     vocabulary: datasets.Vocabulary
@@ -29,16 +29,16 @@ class Data(NamedTuple):
     held_out: np.ndarray  # (m,) ids
 
     def train_bits(self, nats: float) -> float:
-        """Bits per byte of the training part, from nats for each id."""
+        """Bits per byte of the training part, from nats per id."""
         return bits_per_byte(nats, len(self.train), len(self.text.train))
 
     def held_out_bits(self, nats: float) -> float:
-        """Bits per byte of the held-out part, from nats for each id."""
+        """Bits per byte of the held-out part, from nats per id."""
         return bits_per_byte(nats, len(self.held_out), len(self.text.held_out))
 
 
 def run(settings: TextSettings) -> int:
-    """Train, print a line every so many steps, write the run folder; 0, or 1 if training diverged."""
+    """Train, print one line per round of steps, write the run folder; 0, or 1 if training diverged."""
     data = load(settings)
     n_symbols = len(data.vocabulary.symbols)
     model, optimizer = make_model(settings, n_symbols), make_optimizer(settings)
@@ -92,9 +92,9 @@ def run(settings: TextSettings) -> int:
 
 
 def load(settings: TextSettings) -> Data:
-    """The text, its vocabulary, and both parts as ids; ValueError where one is shorter than a window.
+    """The text, its vocabulary, and both parts as ids; ValueError if either is shorter than a window.
 
-    A run that goes on must have the vocabulary it had, or an id would mean something else: ValueError.
+    A resumed run must have the vocabulary it had, or its ids would mean something else: ValueError.
     """
     text = datasets.standard_library() if settings.data == "stdlib" else datasets.text_files(settings.data)
     by_byte = settings.level == "byte"
@@ -109,12 +109,12 @@ def load(settings: TextSettings) -> Data:
     if settings.resume is not None:
         path = Path(settings.resume) / "vocabulary.txt"
         if path.exists() and path.read_bytes() != b"".join(vocabulary.symbols):
-            raise ValueError(f"{settings.data} has other characters than {path}: go on with the text of that run")
+            raise ValueError(f"{settings.data} has other characters than {path}: resume with the text of that run")
     return data
 
 
 def write_vocabulary(out: Path, settings: TextSettings, vocabulary: datasets.Vocabulary) -> None:
-    """The characters that the ids stand for; bytes stand for themselves."""
+    """Write the characters that the ids stand for; bytes stand for themselves."""
     if settings.level == "character":
         (out / "vocabulary.txt").write_bytes(b"".join(vocabulary.symbols))
 
@@ -126,14 +126,14 @@ def make_model(settings: TextSettings, vocabulary: int) -> Layer:
 
 
 def make_optimizer(settings: TextSettings) -> Optimizer:
-    """AdamW on gradients of norm <= 1, its rate a warm-up and a cosine over all steps."""
+    """AdamW on gradients clipped to norm 1, its rate a warm-up and a cosine over all steps."""
     schedule = warmup_cosine(settings.rate, settings.steps, settings.steps // 20)
     decays = is_weight if settings.model == "lstm" else lambda p: p.ndim > 2  # see models.gpt
     return clip_by_global_norm(adamw(schedule, beta2=0.99, weight_decay=settings.weight_decay, decays=decays), 1.0)
 
 
 def line(row: dict, steps: int) -> str:
-    """One round in one line."""
+    """One round as one line."""
     return (
         f"step {row['step']:{len(str(steps))}}/{steps}  bits per byte {row['bits_per_byte']:.3f}  "
         f"held out {row['held_out_bits_per_byte']:.3f}  rate {row['rate']:.1e}  {row['seconds']:.1f} s"
@@ -141,7 +141,7 @@ def line(row: dict, steps: int) -> str:
 
 
 def draw_curves(out: Path, trigram: float) -> None:
-    """The run's metrics, of all its sessions, as curves.png."""
+    """Draw the run's metrics, from all its sessions, as curves.png."""
     rows = read_metrics(out)
     if not rows:
         return
@@ -167,7 +167,7 @@ def draw_curves(out: Path, trigram: float) -> None:
 def write(
     settings: TextSettings, model: Layer, train_state: TrainState, prompt: np.ndarray, vocabulary: datasets.Vocabulary
 ) -> str:
-    """The prompt and how the model goes on from it."""
+    """The prompt and the model's continuation."""
     ids = models.generate(
         model, train_state.params, train_state.state, jax.random.fold_in(train_state.key, 2**31 - 1), prompt[None],
         settings.length, window=settings.window, temperature=settings.temperature, top_k=settings.top_k,

@@ -13,8 +13,8 @@ import numpy as np
 def save_tree(path: str | os.PathLike, tree: Any) -> None:
     """Write the leaves of a tree to `path` (.npz), each under its path in the tree, such as "[0]['w']".
 
-    All or nothing: the file appears under its name when it is complete. bfloat16 is stored as float32, which holds it
-    exactly, since .npz knows no bfloat16; a key as its data.
+    All or nothing: the file appears under its name only when it is complete. bfloat16, which .npz lacks, is stored as
+    float32, which holds it exactly; a key is stored as its data.
     """
     path = Path(path)
     leaves = {
@@ -31,10 +31,10 @@ def save_tree(path: str | os.PathLike, tree: Any) -> None:
 
 
 def load_tree(path: str | os.PathLike, like: Any) -> Any:
-    """Read what `save_tree` wrote, as a tree like `like` (arrays, or shapes where there are no keys), in its dtypes.
+    """Read what `save_tree` wrote, as a tree like `like` (arrays; or shapes, if there are no keys), in its dtypes.
 
-    FileNotFoundError if there is no such file; ValueError if it is no .npz file, or its leaves or their shapes are not
-    those of `like`, naming each.
+    FileNotFoundError if there is no such file; ValueError if it is not an .npz file, or if its leaves or their shapes
+    are not those of `like`, naming each.
     """
     path = Path(path)
     if not path.is_file():
@@ -55,7 +55,7 @@ def load_tree(path: str | os.PathLike, like: Any) -> Any:
         if name in found and found[name].shape != shape
     ]
     if wrong:
-        raise ValueError(f"{path}: {'; '.join(sorted(wrong))}; load it into the model that it was saved from")
+        raise ValueError(f"{path}: {'; '.join(sorted(wrong))}; load it into the model it was saved from")
     return tree.unflatten([_restored(found[name], leaf) for name, leaf in expected.items()])
 
 

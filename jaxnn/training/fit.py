@@ -23,11 +23,11 @@ class EpochRecord(NamedTuple):
     """What one epoch reports."""
 
     epoch: int  # counted from 1
-    loss: float  # mean over the training examples, each as its batch saw it, without the penalty
+    loss: float  # mean over the training examples, each at its own step, without the penalty
     validation: dict[str, float]  # "loss" and the metrics, empty without validation data
     rate: float  # the learning rate of the last step
     gradient_norm: float  # mean over the steps
-    seconds: float  # of training, without compiling and validation
+    seconds: float  # of training, without compilation and validation
     examples_per_second: float
     train_state: TrainState  # after the epoch; the next epoch does not overwrite it
 
@@ -38,7 +38,7 @@ class EpochRecord(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """The batch of some examples, for `run_steps`: data (rows, y); chosen (indices, weights), both (batch,)."""
+    """A batch of examples, for `run_steps`: data (rows, y); chosen (indices, weights), both (batch,)."""
 
     prepare: Callable[[jax.Array], jax.Array]
 
@@ -61,21 +61,22 @@ def fit(
     penalty: Callable[[Any], Any] | None = None,
     prepare: Callable[[jax.Array], jax.Array] = as_they_are,
 ) -> Iterator[EpochRecord]:
-    """Train for so many epochs, one `EpochRecord` each.
+    """Train for a number of epochs, yielding an `EpochRecord` after each.
 
         for record in fit(model, (x, y), start(key, model, optimizer, x.shape), loss=…, …):
             print(record.epoch, record.loss)
 
     train and validation are (x, y) with n examples each; prepare turns a batch of x into what the model takes (bytes
-    into floats, say). An epoch shuffles, then runs all its steps in one compiled call (a `lax.scan` over batches, data
-    on the device, buffers donated). The last batch is filled up with examples of weight 0. penalty as in `train_step`.
+    into floats, for example). An epoch shuffles, then runs all its steps in one compiled call (a `lax.scan` over
+    batches, data on the device, buffers donated). The last batch is filled with examples of weight 0. penalty as in
+    `train_step`.
 
     The same train_state, data and arguments give the same numbers, bit for bit on one backend: all randomness comes
-    from train_state.key and the epoch's number, so training on from a record's train_state is training on.
+    from train_state.key and the epoch's number, so starting from a record's train_state continues the same training.
 
     Raises ValueError before the first step if x and y do not fit each other, the model or the loss (labels out of
-    range, say) or have a number that is not finite, and `Diverged` when a loss, gradient or parameter of the training
-    is no longer finite. The validation's loss is only reported.
+    range, for example) or contain a number that is not finite, and `Diverged` when a loss, gradient or parameter of the
+    training is no longer finite. The validation loss is only reported.
     """
     loss = get_loss(loss)
     whole("fit", "epochs", epochs, least=0)
@@ -132,12 +133,12 @@ def _require_examples(name: str, x: Any, y: Any) -> int:
     for part, values in (("x", np.asarray(x)), ("y", np.asarray(y))):
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             where = tuple(map(int, np.argwhere(~np.isfinite(values))[0]))
-            raise ValueError(f"fit: {name} has {part}{list(where)} = {values[where]}; drop or mend such examples")
+            raise ValueError(f"fit: {name} has {part}{list(where)} = {values[where]}; drop or fix such examples")
     return n
 
 
 def _require_loss_takes(model, loss, train_state, data, prepare) -> None:
-    """Let the loss look at all y_true once, outside jit, where it can see the values of labels."""
+    """Show the loss all y_true once, outside jit, where it can check the values of the labels."""
     x, y = data
     batch = jax.eval_shape(prepare, jax.ShapeDtypeStruct(np.shape(x), jnp.asarray(x[:1]).dtype))
     out, _, _ = jax.eval_shape(model.forward, train_state.params, train_state.state, batch, Ctx())

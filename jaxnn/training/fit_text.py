@@ -1,7 +1,7 @@
-"""Training a language model on a text, as a generator; and its loss on a text.
+"""Training a language model on a text, as a generator; and the model's loss on a text.
 
-A text is its ids, (n,) integers. The model takes a window of them, (B, T), and gives logits (B, T, V) of the id that
-comes next after each.
+A text is its ids, (n,) integers. The model takes windows of them, (B, T), and gives logits (B, T, V) of the id that
+follows each.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ LOSS = get_loss("softmax_cross_entropy_with_integer_labels")
 
 
 class RoundRecord(NamedTuple):
-    """What some steps report."""
+    """What a round of steps reports."""
 
     step: int  # steps done
-    loss: float  # mean over the steps, in nats for each id
+    loss: float  # mean over the steps, in nats per id
     gradient_norm: float  # mean over the steps, before clipping
     rate: float  # the learning rate of the last step
     train_state: TrainState  # after the steps; the next round does not overwrite it
@@ -35,7 +35,7 @@ class RoundRecord(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """The batch of some windows of a text, for `run_steps`: data the ids (n,); chosen where they start (batch,)."""
+    """A batch of windows of a text, for `run_steps`: data the ids (n,); chosen where they start (batch,)."""
 
     length: int
 
@@ -55,14 +55,14 @@ def fit_text(
     batch_size: int,
     every: int = 100,
 ) -> Iterator[RoundRecord]:
-    """Train until `steps` steps are done, with a `RoundRecord` after every so many; the optimizer's state counts them.
+    """Train until `steps` steps are done, with a `RoundRecord` after each `every` of them; opt_state counts them.
 
         for record in fit_text(model, ids, start(key, model, optimizer, (1, window)), optimizer=…, …):
             print(record.step, record.loss)
 
-    A step minimises the cross-entropy, in nats, of the next id in batch_size windows from random places of the ids; a
-    round of steps is one compiled call. The same train_state and arguments give the same numbers, so training on from a
-    record's train_state is training on.
+    A step minimises the cross-entropy, in nats, of the next id in batch_size windows from random places in the ids; a
+    round of steps is one compiled call. The same train_state and arguments give the same numbers, so starting from a
+    record's train_state continues the same training.
 
     Raises ValueError before the first step for sizes below 1 and for a text that is no longer than a window, and
     `Diverged` when a loss, gradient or parameter is no longer finite.
@@ -90,9 +90,9 @@ def fit_text(
 def evaluate_text(
     model: Layer, params: Any, state: Any, ids: Any, *, window: int, batch_size: int, batches: int | None = None
 ) -> float:
-    """The loss in nats for each id, over windows side by side; or over so many batches of them, spread over the text.
+    """The loss in nats per id, over adjacent windows; or over `batches` batches of them, spread over the text.
 
-    Ids behind the last whole window are left out. Raises ValueError for a text that is no longer than a window.
+    Ids after the last whole window are left out. Raises ValueError for a text that is no longer than a window.
     """
     _require_windows("evaluate_text", ids, window)
     starts = np.arange(0, len(ids) - window, window)

@@ -1,6 +1,6 @@
-"""The loop of a training: steps in one compiled call, whatever they are steps on.
+"""The training loop: steps in one compiled call, whatever the data.
 
-`fit` runs an epoch of examples with it, `fit_text` a round of windows of a text.
+`fit` uses it for an epoch of examples, `fit_text` for a round of windows of a text.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxnn.training.step import Batch, StepRecord, TrainState, train_step
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """`train_step` of a model; equal for equal fields, so that a second training with them does not compile again."""
+    """`train_step` of a model; equal for equal fields, so that training again with them does not recompile."""
 
     model: Layer
     loss: Loss
@@ -42,10 +42,10 @@ def run_steps(
 ) -> tuple[TrainState, StepRecord]:
     """All steps in one compiled call: the train_state after them, and a StepRecord of (steps,) arrays.
 
-    chosen holds arrays (steps, ...): a row of them says which part of the data the step is on, and
-    batch_of(data, row) makes the batch of it. step(train_state, batch, key) is one step; that of step i gets
-    fold_in(key, i). Compiled once for each pair of step and batch_of, so pass equal ones. The buffers of train_state
-    are given up (donated).
+    chosen holds arrays (steps, ...): their rows say which part of the data each step uses, and
+    batch_of(data, row) makes the batch from it. step(train_state, batch, key) is one step; step i gets fold_in(key, i).
+    Compiled once for each pair of step and batch_of, so pass equal ones. The buffers of train_state are given up
+    (donated).
     """
 
     def body(train_state, now):
@@ -68,9 +68,9 @@ class Diverged(FloatingPointError):
 
 
 def require_finite(records: StepRecord, after: TrainState, before: TrainState, where: str, first: int = 1) -> None:
-    """Diverged if a number of the steps, or a parameter after them, is not finite.
+    """Raise Diverged if a number of the steps, or a parameter after them, is not finite.
 
-    where.format(i) says where in the training step i is; they are counted from `first`.
+    where.format(i) says where in the training step i is, counting from `first`.
     """
     losses, norms = np.asarray(records.loss), np.asarray(records.gradient_norm)
     bad = ~(np.isfinite(losses) & np.isfinite(norms))

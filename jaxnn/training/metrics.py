@@ -72,9 +72,9 @@ def r_squared(y_true, y_pred) -> float:
 
 
 def bits_per_byte(nats: float, n_ids: int, n_bytes: int) -> float:
-    """nats / ln 2 · n_ids / n_bytes: a loss in nats for each id of a text, in bits for each byte of it.
+    """nats / ln 2 · n_ids / n_bytes: a loss in nats per id of a text, as bits per byte.
 
-    Comparable between models whatever an id stands for: a byte, a character, a word.
+    Comparable between models, whatever their ids are: bytes, characters or words.
 
     >>> bits_per_byte(math.log(256), 10, 10)
     8.0

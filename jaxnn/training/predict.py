@@ -1,4 +1,4 @@
-"""What a network says about data, and how good that is."""
+"""What a network predicts for data, and how good that is."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def predict(
 ) -> jax.Array:
     """The model's outputs (n, ...) for examples x (n, ...), in evaluation mode, batch by batch in one compiled call.
 
-    x is an array, or Rows that are on the device already. prepare turns a batch of x into what the model takes.
+    x is an array, or Rows already on the device. prepare turns a batch of x into what the model takes.
     """
     rows = x if isinstance(x, Rows) else on_device(x)
     n = len(rows.words)

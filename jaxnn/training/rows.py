@@ -14,7 +14,7 @@ from jaxnn._checks import positive
 class Rows(NamedTuple):
     """The examples of a dataset on the device."""
 
-    words: jax.Array  # (n, k): uint8 rows whose length divides by 4 as uint32, all others as they are, flattened
+    words: jax.Array  # (n, k): flattened; uint8 rows whose length is divisible by 4 as uint32, all others unchanged
     empty: jax.Array  # an empty array with the rows' own shape and dtype: (0, ...)
 
 
@@ -38,7 +38,7 @@ def gather(rows: Rows, indices: jax.Array) -> jax.Array:
 def batches(n: int, batch_size: int, order: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Indices (steps, batch_size) int32 of n examples in the given order, and their weights float32.
 
-    Every example comes once with weight 1. The last batch is filled up with examples from the front, of weight 0.
+    Every example occurs once with weight 1. The last batch is filled with examples from the front, with weight 0.
 
     >>> batches(5, 3)[0].tolist(), batches(5, 3)[1].tolist()
     ([[0, 1, 2], [3, 4, 0]], [[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
@@ -51,12 +51,12 @@ def batches(n: int, batch_size: int, order: np.ndarray | None = None) -> tuple[n
 
 
 def shuffled(key: jax.Array, n: int) -> np.ndarray:
-    """A permutation of n, drawn on the host: NumPy needs a thirtieth of the time of jax.random.permutation on a CPU."""
+    """A permutation of n, drawn on the host: NumPy takes a thirtieth of the time of jax.random.permutation on a CPU."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(n)
 
 
 def as_they_are(x: jax.Array) -> jax.Array:
-    """The default preparation: none. Integers are a ValueError, since a network calculates with floats."""
+    """The default preparation: none. ValueError for integers, since a network calculates with floats."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"x has dtype {x.dtype}; pass prepare=scale_pixels(255) for images of bytes, or convert x to float32"

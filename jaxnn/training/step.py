@@ -17,21 +17,21 @@ from jaxnn.optimizers import Optimizer, global_norm
 
 
 class Batch(NamedTuple):
-    """Some examples."""
+    """A batch of examples."""
 
     x: Any  # (batch, ...) what the model takes
     y: Any  # (batch, ...) what the loss takes as y_true
-    # Of each example in the loss (batch,): 0 is padding, which no layer counts, ctx.mask says so. Or of each token
-    # (batch, time), in the loss alone: what need not be said may still be read. None: 1 each.
+    # One per example in the loss (batch,): 0 is padding, which ctx.mask hides from the layers. Or one per token (batch,
+    # time), in the loss only: what need not be predicted may still be read. None: all 1.
     weights: Any = None
 
 
 class TrainState(NamedTuple):
-    """All that training carries from step to step."""
+    """Everything that training carries from step to step."""
 
-    params: Any  # as the model's init gives them
+    params: Any  # as the model's init returns them
     state: Any  # the model's state (running statistics), () if it has none
-    opt_state: Any  # as the optimizer's init gives it
+    opt_state: Any  # as the optimizer's init returns it
     key: jax.Array  # a typed key; with the epoch it determines every shuffle and every dropout mask to come
     epoch: jax.Array  # () int32, epochs done
 
@@ -45,7 +45,7 @@ class StepRecord(NamedTuple):
 
 
 def start(key: jax.Array, model: Layer, optimizer: Optimizer, in_shape: tuple[int, ...]) -> TrainState:
-    """The state before the first step: parameters drawn from the key. in_shape includes the batch axis, of any size."""
+    """The state before the first step: parameters drawn with the key. in_shape includes the batch axis, of any size."""
     random_key("start", key)
     return _start(key, model, optimizer, tuple(in_shape))
 

@@ -1,1 +1,1 @@
-"""The figures of plot_gallery.py, one a file: draw(quick) -> (figure, what it shows in a line)."""
+"""The figures of plot_gallery.py, one per file: draw(quick) -> (figure, what it shows in one line)."""

@@ -1,4 +1,4 @@
-"""What a small network says of every point of the plane, as it learns."""
+"""What a small network predicts at every point of the plane as it learns."""
 
 import functools
 
@@ -25,12 +25,12 @@ POINTS = {
 
 @functools.cache
 def plane_model(classes: int) -> tuple[Layer, Optimizer]:
-    """The same for all sets with so many classes: what is compiled for one serves all."""
+    """The same model for all sets with this many classes: what is compiled for one serves all."""
     return mlp((64, 64), classes), adam(0.01)
 
 
 def train_on_plane(name: str, n: int, epochs: tuple[int, ...]) -> tuple[plots.PlaneClassifier, float]:
-    """A small network after so many epochs on the set of that name, and its accuracy in the end."""
+    """A small network after each of these numbers of epochs on the named set, and its final accuracy."""
     data_key, train_key = jax.random.split(jax.random.key(0))
     x, y, classes, _ = POINTS[name](data_key, n)
     model, optimizer = plane_model(len(classes))
@@ -54,4 +54,4 @@ def draw(quick: bool) -> tuple[Figure, str]:
     names = ("moons", "xor") if quick else POINTS
     rows, accuracies = zip(*[train_on_plane(name, 400, epochs) for name in names], strict=True)
     figure = plots.decision_boundary(rows)
-    return figure, f"accuracy in the end, the worst of {len(rows)} sets: {100 * min(accuracies):.1f} %"
+    return figure, f"final accuracy, the worst of {len(rows)} sets: {100 * min(accuracies):.1f} %"

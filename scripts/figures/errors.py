@@ -1,4 +1,4 @@
-"""The relative error of several forms of a formula, as curves for `jaxnn.plots.error_curves`."""
+"""The relative errors of several forms of a formula, as curves for `jaxnn.plots.error_curves`."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def relative_error(value, truth: np.ndarray) -> np.ndarray:
 
 
 def steps(low: float, high: float, count: int, spaced: Callable = np.linspace, samples: int = 50) -> np.ndarray:
-    """The range from low to high in `count` steps of so many float32 samples each: (count, samples)."""
+    """The range from low to high in `count` steps of `samples` float32 samples each: (count, samples)."""
     return spaced(low, high, count * samples).astype(np.float32).reshape(count, samples)
 
 

@@ -1,4 +1,4 @@
-"""How far textbook forms, jax.grad of them and the forms of this library are from the truth in float32."""
+"""How far textbook forms, jax.grad of them and this library's forms are from the truth in float32."""
 
 import functools
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def textbook_cross_entropy(z, y=1.0, eps=1e-15):
 
 
 def textbook_cross_entropy_derivative(z, y=1.0):
-    """The text's ∂L/∂ŷ times ŷ' = ŷ (1 - ŷ)."""
+    """The textbook's ∂L/∂ŷ times ŷ' = ŷ (1 - ŷ)."""
     p = textbook_sigmoid(z)
     return (-y / p + (1 - y) / (1 - p)) * p * (1 - p)
 
@@ -81,7 +81,7 @@ def textbook_cross_entropy_derivative(z, y=1.0):
 
 
 def forms(textbook, textbook_derivative, ours, ours_derivative) -> tuple[dict[str, Callable], dict[str, Callable]]:
-    """The forms of a formula of one number, and the forms of its derivative, those by jax.grad among them."""
+    """The forms of a formula in one number, and the forms of its derivative, including those by jax.grad."""
     values = {OURS: ours, TEXTBOOK: textbook}
     derivatives = {
         OURS: ours_derivative,
@@ -159,7 +159,7 @@ def relu_table() -> plots.ValueTable:
 
 
 def mse_tables() -> list[plots.ValueTable]:
-    """The squared error, whose arithmetic is harmless: what goes wrong are shapes and dtypes."""
+    """The squared error, whose arithmetic is harmless: shapes and dtypes are what goes wrong."""
     y, pairs = jnp.arange(4.0), jnp.arange(8.0).reshape(4, 2)
     grey, other_grey = jnp.array([10, 200], jnp.uint8), jnp.array([30, 180], jnp.uint8)
     value_cases = {
@@ -193,7 +193,7 @@ def squared_error_table(title, note, cases, functions) -> plots.ValueTable:
 
 
 def squared_error_cell(f, y, y_pred, truth: float | None) -> tuple[str, bool]:
-    """What comes out, in short, and whether it is right; refusing is right unless the input was."""
+    """The result, in short, and whether it is right; refusing is right unless the input was."""
     try:
         out = np.asarray(f(y, y_pred))
     except ValueError:

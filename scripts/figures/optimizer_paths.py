@@ -1,4 +1,4 @@
-"""How each optimizer goes down a narrow valley that lies at an angle to the coordinates."""
+"""How each optimizer descends a narrow valley at an angle to the coordinates."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from jaxnn import plots
 from jaxnn.optimizers import OPTIMIZERS, Optimizer
 
-CURVATURE = np.array([[5.75, -8.227], [-8.227, 15.25]])  # of curvature 1 along (cos 30°, sin 30°) and 20 across
+CURVATURE = np.array([[5.75, -8.227], [-8.227, 15.25]])  # curvature 1 along (cos 30°, sin 30°) and 20 across
 START, MINIMUM = (-4.2, -1.0), (0.0, 0.0)
 RATES = {
     "sgd": 0.09,

@@ -1,4 +1,4 @@
-"""Formulas that libraries get wrong too: how far their naive form, the library's and ours are from the truth."""
+"""Formulas that even libraries get wrong: how far the naive form, the library's and ours are from the truth."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def draw(quick: bool) -> tuple[Figure, str]:
     return plots.error_curves(parts), f"largest relative error of our forms {largest:.1e}"
 
 
-# ------------------------------------------------------------ the panels: their truth is of float64, in stable forms
+# ------------------------------------------------------------ the panels: their truth is in float64, in stable forms
 
 
 def logits(gap):
@@ -42,7 +42,7 @@ def logits(gap):
 
 
 def cross_entropy_panels(count):
-    """Of an answer that is right by so much: ℓ = log(1 + e^-gap)."""
+    """For an answer that is right by a gap: ℓ = log(1 + e^-gap)."""
     x = steps(0, 85, count)
     label, tail = jnp.zeros(1, int), np.exp(-x.astype(np.float64))
 
@@ -71,7 +71,7 @@ def cross_entropy_panels(count):
 
 
 def layer_norm_panels(count):
-    """Of rows whose mean is so many times their standard deviation: the largest error beside the largest number."""
+    """For rows whose mean is `ratios` times their standard deviation: the largest error over the largest number."""
     ratios, rng = np.geomspace(1, 1e7, count), np.random.default_rng(0)
     rows = (rng.normal(size=(count, 64)) + ratios[:, None]).astype(np.float32)
     dy = rng.normal(size=(count, 64)).astype(np.float32)
@@ -104,7 +104,7 @@ def layer_norm_panels(count):
     for name, run in ((OURS, ours), (NAIVE, differentiated(naive)), (LIBRARY, differentiated(library))):
         for i, (found, true) in enumerate(zip(jax.jit(run)(rows, dy), (x_hat, truth), strict=True)):
             errors[i][name] = np.abs(found - true).max(1) / np.abs(true).max(1)
-    note, axis = "E[x²] − E[x]²: a digit less for each digit that the mean has more", "mean / standard deviation"
+    note, axis = "E[x²] − E[x]²: loses a digit for each extra digit of the mean", "mean / standard deviation"
     return [
         plots.ErrorCurves("Layer norm", note, axis, ratios, errors[0], "log"),
         plots.ErrorCurves("Layer norm′", "the same in dx; NaN where the variance comes out negative", axis, ratios,

@@ -224,7 +224,7 @@ def test_wrong_settings(tmp_path, capsys):
 
 
 def test_settings_that_do_not_go_together():
-    with pytest.raises(ValueError, match="--resume goes on in the run's own folder; leave --out out"):
+    with pytest.raises(ValueError, match="--resume continues in the run's own folder; leave out --out"):
         TextSettings(resume="x", out="y")
 
 

@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_named():
         fails("padding = -1", forward, {"w": w}, image, padding=((0, 0), (-1, 0)), groups=2)
         fails("stride = (1, 1, 1) has 3 entries", forward, {"w": w}, image, stride=(1, 1, 1), groups=2)
         fails("dilation = 0", forward, {"w": w}, image, dilation=0, groups=2)
-    seven = "a window reaches over 7 entries, but axis"
+    seven = "a window spans 7 entries, but axis"
     expected = f"conv: {seven} 1 has 6 and padding (0, 0); {seven} 2 has 5 and padding (0, 0); use"
     fails(expected, conv_forward, {"w": w}, image, padding="valid", dilation=3, groups=2)
     many = ((7, 7), (0, 0))

@@ -101,7 +101,7 @@ def test_tables_are_drawn_small():
 
 def test_learned_positions_end():
     layer, params = layers.learned_positions(4), {"table": np.ones((4, 2), np.float32)}
-    with pytest.raises(ValueError, match=r"x has 5 positions \(shape \(1, 5, 2\)\) but the table only 4"):
+    with pytest.raises(ValueError, match=r"x has 5 positions \(shape \(1, 5, 2\)\) but the table only has 4"):
         layer.forward(params, (), np.ones((1, 5, 2), np.float32), Ctx())
     with pytest.raises(ValueError, match=r"expected \(\.\.\., T, 2\) .*; x is bfloat16, the table float32"):
         layer.forward(params, (), np.ones((1, 3, 1), jnp.bfloat16), Ctx())
@@ -196,7 +196,7 @@ def test_an_offset_for_each_example(shape):
         (np.ones(2, np.float32), "offset is an array of dtype float32"),
         (np.arange(4), r"offset has shape \(4,\), but x of shape \(2, 3, 4, 6\)"),  # T
         (np.zeros((2, 3), int), r"offset has shape \(2, 3\)"),
-        (2**31, "offset = 2147483648, expected integers of 32 bits"),
+        (2**31, "offset = 2147483648, expected 32-bit integers"),
     ],
 )
 def test_an_offset_that_is_none(offset, message):

@@ -209,7 +209,7 @@ def test_what_cannot_be():
         fails(f"{who}: window = (2, 2) and x has shape (6, 5, 3)", constructor((2, 2)).init, None, (6, 5, 3))
         fails("window = 0", forward, (2, 0))
         fails("stride = 0", forward, (2, 2), stride=0)
-        fails(f"{who}: a window reaches over 7 entries, but axis 1 has 6 and padding (0, 0)", forward, (7, 2))
+        fails(f"{who}: a window spans 7 entries, but axis 1 has 6 and padding (0, 0)", forward, (7, 2))
         fails("a window of (2, 2) sees nothing but padding", forward, (2, 2), padding=((2, 0), (0, 0)))
         fails("unknown padding 'sme'; did you mean 'same'?", forward, (2, 2), padding="sme")
         fails(f"{who}: x has dtype int32", forward, (2, 2), image.astype(int))

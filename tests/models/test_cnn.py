@@ -167,7 +167,7 @@ def test_a_run_goes_on(tmp_path, capsys):
     }  # fmt: skip
     for flags, message in {
         "--data moons --model cnn": r"moons: x has shape \(800, 2\), expected images",
-        f"--resume {out} --out x": "--resume goes on in the run's own folder",
+        f"--resume {out} --out x": "--resume continues in the run's own folder",
         f"--resume {tmp_path}": r"there is no .*config\.json",
         f"--resume {out} --channels 3": "train_state.npz: .* has shape .*, expected",
     }.items():

@@ -108,7 +108,7 @@ def test_wrong_flags_of_train(empty_folder, capsys):
     (empty_folder / "full" / "file").write_text("")
     for flags, message in {
         "--data broken.csv": "broken.csv.*(line|row) 3.*b",
-        "--data no-such-folder": "unknown data set 'no-such-folder'; .*nor is there a file or folder",
+        "--data no-such-folder": "unknown data set 'no-such-folder'; .*and there is no file or folder",
         "--data moon": "unknown data set 'moon'; did you mean 'moons'",
         "--data notes.txt": "notes.txt: neither a .csv file, a .npz file nor a folder",
         "--data=": "--data is empty",
@@ -222,7 +222,7 @@ def records(*losses, end=None):
     ("end", "status", "said"),
     [
         (None, 0, ""),
-        (KeyboardInterrupt(), 0, "stopped; the run folder holds all that was reported"),
+        (KeyboardInterrupt(), 0, "stopped; the run folder holds everything that was reported"),
         (Diverged("the loss became nan", "step 3", state_of(2.0)), 1, "diverged: the loss became nan at step 3"),
     ],
 )

@@ -1,7 +1,7 @@
 """Every rule of the library, with example inputs.
 
-A new activation, loss or regularizer is found through its table (ACTIVATIONS, LOSSES, REGULARIZERS); a new loss needs a
-line in `loss_points`, a new layer or combinator a line in `layer_examples`, a new bare pair one in `_pairs`.
+A new activation, loss or regularizer is found through its table (ACTIVATIONS, LOSSES, REGULARIZERS); a new loss also
+needs a line in `loss_points`, a new layer or combinator one in `layer_examples`, a new bare pair one in `_pairs`.
 `tests/verify/test_registry.py` fails when a public rule is missing.
 """
 
@@ -93,7 +93,7 @@ def rules() -> tuple[Rule, ...]:
 
 
 def rules_with_cotangent() -> tuple[Rule, ...]:
-    """Those whose backward is given dy: the bare pairs and the layers. A derivative of the others is for dy = 1."""
+    """Those whose backward takes dy: the bare pairs and the layers. The others' derivatives are for dy = 1."""
     return (*_pairs(), *_layers())
 
 
@@ -240,12 +240,12 @@ def _pairs():
 
 
 def _fused():
-    """In blocks that divide nothing; a block of the last one's entries is its neighbour's."""
+    """In blocks that divide nothing evenly; entries of the last block belong to its neighbour as well."""
     labels, weights = np.array([6, 0, 3, 3, 1]), np.array([1.0, 0.0, 2.5, 0.5, 1.0])
     for memory in ("default", "least"):
         yield _linear_cross_entropy(memory, labels, weights)
 
-    mask = np.array([[True, False, True, True, True], [False] * 5])  # nobody sees anything of the second example
+    mask = np.array([[True, False, True, True, True], [False] * 5])  # no query sees anything of the second example
     names = ("q", "k", "v")
     grouped = dict(zip(names, (numbers(76, 2, 4, 5, 3), numbers(77, 2, 2, 5, 3), numbers(78, 2, 2, 5, 2)), strict=True))
     cross = dict(zip(names, (numbers(79, 1, 2, 4, 3), numbers(80, 1, 2, 7, 3), numbers(81, 1, 2, 7, 3)), strict=True))
@@ -293,7 +293,7 @@ def _flash_attention(causal: bool, example: Example) -> Rule:
 
 
 def _cells():
-    """A step of each recurrent cell; and a sequence, with the state given and handed on, and padding."""
+    """A step of each recurrent cell; and a sequence, with the state passed in and out, and padding."""
     h, c = numbers(64, 4, 2), numbers(65, 4, 2)
     for name, widths, state, forward, backward in (
         ("rnn", (2, 2, 2), h, rnn_cell_forward, rnn_cell_backward),
@@ -367,7 +367,7 @@ def _params_pair(name, public, forward, backward, params, xs) -> Rule:
 
 
 def layer_examples() -> dict[str, LayerExample]:
-    """Every Layer constructor, in training and in evaluation where that differs."""
+    """Every Layer constructor, in training and in evaluation where they differ."""
     evaluation = Ctx()
     train = Ctx(train=True, key=_key(7))
     some_real = Ctx(mask=np.array([[False, True, False, True]]))
@@ -504,7 +504,7 @@ def layer_examples() -> dict[str, LayerExample]:
 
 
 def _masking_every_third(layer: Layer) -> Layer:
-    """The layer with every third example padding, whatever the size of the batch."""
+    """The layer with every third example as padding, whatever the batch size."""
 
     def forward(params, state, x, ctx, /):
         return layer.forward(params, state, x, dataclasses.replace(ctx, mask=np.arange(len(x)) % 3 != 1))
@@ -515,7 +515,7 @@ def _masking_every_third(layer: Layer) -> Layer:
 def _layers():
     for name, example in layer_examples().items():
         yield layer_rule(name, example)
-    ids = [np.array([[3, 1, 3, 0], [3, 0, 0, 1]]), np.array([2], np.uint8)]  # 3 and 0 again and again, 4 never
+    ids = [np.array([[3, 1, 3, 0], [3, 0, 0, 1]]), np.array([2], np.uint8)]  # 3 and 0 repeatedly, 4 never
     public = (layers.embedding, embedding_forward, embedding_backward)
     yield layer_rule_at("embedding", layers.embedding(5, 3), public, ids, hard=ids, ctx=Ctx())
     gpt = models.gpt(5, 4, 1, 2, max_length=6)
@@ -541,7 +541,7 @@ def _layers():
 
 
 def _reversible() -> Rule:
-    """Proven by the forward in floating point: what is rounded to integers has no derivative."""
+    """Proven through the forward in floating point: what is rounded to integers has no derivative."""
     n, block = 2, combinators.serial(layers.dense(3), activation("tanh"))
 
     def floating(inputs, given):
