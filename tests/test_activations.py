@@ -115,6 +115,7 @@ def test_integers_are_an_error(name):
         ACTIVATIONS[name].derivative(jnp.arange(3))
 
 
+@pytest.mark.quick
 def test_textbook_derivatives_hold_where_they_are_right_and_ours_where_they_are_not():
     x = jnp.array([-2.0, 0.5, 3.0])
     s = jaxnn.sigmoid(x)
@@ -135,6 +136,7 @@ def test_gelu_erf_keeps_nothing_from_the_forward_to_the_backward():
     assert memory.temp_size_in_bytes == 0
 
 
+@pytest.mark.quick
 def test_kinks_take_the_flat_piece():
     flat = {"relu": [0.0], "relu6": [0.0, 6.0], "hard_tanh": [-1.0, 1.0], "hard_sigmoid": [-3.0, 3.0]}
     for name, kinks in flat.items():

@@ -47,6 +47,7 @@ def test_parallel_deals_out_a_tuple_and_shares_anything_else():
     equal(run(nested, ((U, V), D), ((D, E), U)), (((2 * U, 3 * V), 10 * D), ((2 * D, 3 * E), 10 * U)))
 
 
+@pytest.mark.quick
 def test_two_inputs_are_joined():
     both = 2 * U, 10 * V
     models = [combinator(times(2), times(10)) for combinator in (concat, add, multiply)]
@@ -111,6 +112,7 @@ def test_outputs_that_cannot_be_joined(combinator):
         model.forward(({}, {}), ((), ()), np.ones((2, 3, 4), np.float32), Ctx())
 
 
+@pytest.mark.quick
 def test_multiply_does_not_broadcast_a_gradient():
     with pytest.raises(ValueError, match=r"multiply: dy has shape \(1, 1\), but the output has \(1, 2\)"):
         run(multiply(times(1), times(2)), U, D[:, :1])

@@ -102,15 +102,18 @@ def private(source: str) -> list[str]:
     return [name for name in imports(source) if name.startswith("jaxnn.") and re.search(r"\._[a-z]", name)]
 
 
+@pytest.mark.quick
 def test_every_module_has_its_place():
     places = {place_of(module) for module in SOURCES}
     assert not places - set(ORDER), "give these places of the package a line in ORDER"
 
 
+@pytest.mark.quick
 def test_imports_go_down():
     assert upward(SOURCES) == []
 
 
+@pytest.mark.quick
 def test_no_circle():
     assert circle(SOURCES) == []
 

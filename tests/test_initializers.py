@@ -45,6 +45,7 @@ def test_mean_std_and_bounds(name, shape, fan):
     assert 0.9 * tail < np.abs(w).max() / std < min(largest * (1 + 1e-6), 1.5 * tail)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", [name for name in SCALED if name.startswith(("xavier", "he", "lecun"))])
 def test_scale_to_the_last_digit(name):
     """The sampling error above hides a factor of 1.01; the plain draw from the same key does not."""
@@ -139,6 +140,7 @@ def test_dtypes_and_keys(name):
         initializer(KEY, (6, 4), jnp.int32)
 
 
+@pytest.mark.quick
 def test_fans():
     assert fans((7,)) == (7, 1)
     assert fans((7, 5)) == (7, 5)

@@ -52,6 +52,7 @@ def test_an_activation_of_one_s_own():
     assert layers.activation(Activation(jnp.sin, jnp.cos)).name == "activation"
 
 
+@pytest.mark.quick
 def test_three_functions_make_a_layer():
     f = bare()
     plain = Layer(f.init, f.forward, f.backward)
@@ -61,6 +62,7 @@ def test_three_functions_make_a_layer():
     np.testing.assert_array_equal(y, jnp.ones(2))
 
 
+@pytest.mark.quick
 def test_a_tree_of_names():
     block = residual(serial(layers.rms_norm(), layers.dense(4)))
     both = add(layers.activation("tanh"), serial(name="nothing"))

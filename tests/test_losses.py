@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chosen import one_in
 
 import jaxnn
 from jaxnn.losses import LOSSES, get_loss
@@ -106,6 +107,7 @@ def test_weights_of_the_wrong_shape(name):
         LOSSES[name].derivative(y, p, np.ones(5))
 
 
+@pytest.mark.quick
 @ALL
 def test_shapes_that_differ_are_not_broadcast(name):
     y, p, _ = TEXTBOOK[name]
@@ -126,7 +128,7 @@ def test_low_precision_predictions(name):
     np.testing.assert_allclose(LOSSES[name].value(y, p), per_example(y, np.asarray(p, np.float64)).mean(), rtol=1e-5)
 
 
-@ALL
+@one_in(3, "name", list(LOSSES))
 def test_jax_grad_is_the_derivative_at_hard_points(name):
     """Ties, zeros and extremes, where autodiff of a carelessly written value differs from the derivative."""
     _, hard = loss_points(name)
@@ -143,6 +145,7 @@ def test_names_can_be_given():
     assert float(jaxnn.mse(y_pred=jnp.ones(2), y_true=jnp.zeros(2))) == 1
 
 
+@pytest.mark.quick
 def test_mse_of_outputs_with_several_columns_and_of_bytes():
     y, p = np.zeros((4, 3), np.uint8), jnp.full((4, 3), -1.0)
     assert float(jaxnn.mse(y, p)) == 1  # uint8 arithmetic would wrap

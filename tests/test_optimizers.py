@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chosen import one_in
 
 from jaxnn import optimizers, schedules
 from jaxnn.optimizers import OPTIMIZERS, adam, adamw, clip_by_global_norm, clip_by_value, global_norm, sgd
@@ -236,6 +237,7 @@ def test_nan_gradient_shows():
         assert not jnp.isnan(params["w"][1]), name
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", ["adam", "nadam"])
 def test_bias_correction_in_float32(name):
     """The first steps of a constant gradient; 1 - 0.999**t in float32 would be off by 2e-5."""
@@ -256,6 +258,7 @@ def test_small_steps_are_taken_in_float32():
     np.testing.assert_allclose(state.v["w"], 1.003, rtol=1e-6)
 
 
+@pytest.mark.quick
 def test_zero_betas():
     """Without memory Adam is the sign of the gradient, and 1 - 0^t is 1."""
     params = {"w": jnp.zeros(3)}
@@ -287,7 +290,7 @@ def traced_numbers(constructor):
     return {name: values[name] for name in names}
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@one_in(4, "name", list(OPTIMIZERS))
 def test_every_number_may_be_traced(name):
     """Under jit and vmap, clipped too, for leaves of any dtype: as with the numbers of Python."""
     constructor: Any = OPTIMIZERS[name]

@@ -45,6 +45,7 @@ def test_dir_does_not_depend_on_what_was_imported_and_imports_little():
     assert printed.split("\n")[0] == "True []"
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("package", ["layers", "models", "fused"])
 def test_constructors_and_pairs_are_reached_from_the_package(package):
     package = importlib.import_module(f"jaxnn.{package}")

@@ -22,6 +22,7 @@ def random_params():
     return (dense, {"kernel": rng.normal(size=(2, 3, 3, 4)), "scale": rng.normal(size=4), "gain": rng.normal()})
 
 
+@pytest.mark.quick
 @every_regularizer
 def test_value(name):
     dense, conv = params = random_params()
@@ -67,6 +68,7 @@ def test_derivative(name):
             np.testing.assert_allclose(slope(tree.unflatten(zeros)), jnp.sum(g * d), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.quick
 def test_derivatives_in_numbers():
     params = {"w": jnp.array([[2.0, 0.0, -3.0]]), "b": jnp.array([7.0])}
     np.testing.assert_allclose(l2_derivative(params, 0.5)["w"], [[1.0, 0.0, -1.5]])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chosen import one_in
 
 from jaxnn.layer import as_custom_vjp
 from jaxnn.verify import certify, compare, rules
@@ -26,17 +27,15 @@ def params_of(name):
 
 WITH_DY = [rule.name for rule in rules_with_cotangent()]
 WITH_PARAMS = [name for name in WITH_DY if jax.tree.leaves(params_of(name))]
-EVERY_RULE = pytest.mark.parametrize("name", RULES)
 EVERY_LAYER = pytest.mark.parametrize("name", LAYERS)
 
 
-def a_third(names, start):
-    """Compiling layers takes seconds each: the plain test command does a third of them, `-m slow` the others."""
-    slow = [[pytest.mark.slow] if name in LAYERS and (i - start) % 3 else [] for i, name in enumerate(names)]
-    return pytest.mark.parametrize("name", [pytest.param(n, marks=m) for n, m in zip(names, slow, strict=True)])
+def some(names, n, first):
+    """Every n-th layer and all other rules: compiling layers takes seconds each. `-m slow` takes the other layers."""
+    return one_in(n, "name", list(names), first=first, of=LAYERS)
 
 
-STEP_BY_STEP = a_third(RULES, 0)
+STEP_BY_STEP = some(RULES, 6, 0)
 
 
 def cotangent(rule, inputs, given, seed):
@@ -66,7 +65,7 @@ def gradient_of(name):
         return inputs, compiled, both(inputs, given, dy), n
 
 
-@EVERY_RULE
+@some(RULES, 4, 1)
 def test_right_against_autodiff_differences_and_in_low_precision(name):
     certificate = certify(RULES[name])
     assert certificate.ok, certificate.failures
@@ -97,7 +96,7 @@ def test_a_broken_gradient_is_noticed(name):
             assert all(other.error == 0 for other in errors[:i] + errors[i + 1 :])
 
 
-@a_third(RULES, 1)
+@some(RULES, 4, 2)
 def test_hard_inputs_stay_finite(name):
     rule = RULES[name]
     both = jax.jit(lambda inputs, given, dy: (rule.forward(inputs, given), rule.backward(inputs, given, dy)))
@@ -122,7 +121,7 @@ def test_layer_keeps_its_promises_about_shapes(name):
         assert (dx.shape, dx.dtype) == (x.shape, x.dtype)
 
 
-@a_third(LAYERS, 2)
+@some(LAYERS, 4, 3)
 def test_jax_grad_of_as_custom_vjp_is_our_backward(name):
     layer, _, in_shapes, ctx = LAYERS[name]
     _, params, state = shapes_of(layer, in_shapes[0])
@@ -145,7 +144,7 @@ def test_jax_grad_of_as_custom_vjp_is_our_backward(name):
     assert largest_error(through_grad, ours) < 1e-12
 
 
-@a_third([name for name, example in LAYERS.items() if not example.ctx.train], 0)
+@some([name for name, example in LAYERS.items() if not example.ctx.train], 4, 0)
 def test_gradients_of_single_examples_add_up_to_the_batch_s(name):
     layer, _, in_shapes, ctx = LAYERS[name]
     out_shape, params, state = shapes_of(layer, in_shapes[0])
@@ -203,7 +202,7 @@ def test_gradients_have_the_dtypes_of_their_inputs_whatever_dy_has(name, dtype, 
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(dtype)}
 
 
-@a_third([name for name in WITH_DY if name != "gpt"], 0)  # the parts of a gpt are all there
+@some([name for name in WITH_DY if name != "gpt"], 6, 1)  # the parts of a gpt are all there
 def test_precision_of_dy_costs_no_precision_of_the_gradient(name):
     """A dy that bfloat16 can hold, in bfloat16 and in float32: the gradient is the same."""
     rule = RULES[name]

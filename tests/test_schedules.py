@@ -99,6 +99,7 @@ def test_a_share_of_the_steps_cannot_be_traced():
         jax.jit(lambda rise: schedules.one_cycle(0.1, 10, rise)(0))(0.3)
 
 
+@pytest.mark.quick
 def test_named_points_are_exact():
     rate, final = np.float32(0.3), np.float32(0.02)
     points = {

@@ -247,6 +247,7 @@ def test_types_say_where_every_gradient_lives():
     assert wrong_on_8_devices("types") == {}
 
 
+@pytest.mark.slow
 def test_models_train_on_8_devices_as_on_one():
     assert wrong_on_8_devices("models") == {}
 

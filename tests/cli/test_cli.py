@@ -102,6 +102,7 @@ def asked(monkeypatch):
 OWN = ("homework_7:loss", "homework_7:right", "--inputs", "homework_7:inputs")
 
 
+@pytest.mark.quick
 def test_a_right_gradient(run):
     done = run("homework_7:loss", "homework_7:right", "--inputs", "homework_7:make_inputs")
     assert (done.status, done.err) == (0, "")

@@ -28,6 +28,7 @@ SYNTHETIC = [moons, circles, spirals, xor, blobs]
 # ---------------------------------------------------------------- digits
 
 
+@pytest.mark.quick
 def test_digits_are_the_known_ones():
     x, y, classes, features = digits()
     assert x.shape == (1797, 8, 8)

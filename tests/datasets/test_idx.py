@@ -26,6 +26,7 @@ def write(path, data):
 # ---------------------------------------------------------------- one file
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("end", ["", ".gz"])
 @pytest.mark.parametrize("shape", [(7,), (3, 2), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", CODES)

@@ -37,6 +37,7 @@ def npz(tmp_path):
 # ---------------------------------------------------------------- CSV that is right
 
 
+@pytest.mark.quick
 def test_csv_of_text_labels(csv):
     data = csv("age,weight,kind\n3,4.5,dog\n1,-2e-1,cat\n7,.5,dog\n")
     assert data.x.dtype == np.float32

@@ -25,6 +25,7 @@ RNG = np.random.default_rng(0)
 # ---------------------------------------------------------------- files
 
 
+@pytest.mark.quick
 def test_a_file_is_held_out_from_a_tenth_before_its_end(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"0123456789" * 3)

@@ -78,6 +78,7 @@ def test_dropout_of_the_weights_keeps_their_mean():
     assert abs(np.asarray(keep).mean() - 0.6) < 5 * np.sqrt(0.24 / keep.size)
 
 
+@pytest.mark.quick
 def test_as_jax_nn_dot_product_attention():
     q, k, v = (jnp.asarray(a, jnp.float32) for a in (Q, K, V[..., :6]))
     mask = jnp.asarray(MASK[:1])

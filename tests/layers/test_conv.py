@@ -87,6 +87,7 @@ def test_against_autodiff_of_lax(constructor, truth):
             assert largest_error(ours, expected) < 1e-12, case
 
 
+@pytest.mark.quick
 def test_the_formulas_as_loops():
     """y, dx and dw entry by entry; the transposed convolution takes dy for its input and x for its dy."""
     (b, h, w, c_in), k, s, d, front, c_out = (2, 6, 5, 2), (3, 2), (2, 3), (1, 2), (2, 1), 3

@@ -147,6 +147,7 @@ def test_rotary_positions_depend_on_the_distance_alone():
     assert abs(other - near) > 1e-2
 
 
+@pytest.mark.quick
 def test_rotary_positions_are_a_complex_product_of_the_two_halves():
     x = numbers(7, 2, 4, 6)
 

@@ -125,6 +125,7 @@ def counter():
     return Layer(lambda key, in_shape: (in_shape, {}, jnp.float32(0)), forward, lambda params, cache, dy: ({}, dy))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "model",
     [
@@ -275,6 +276,7 @@ def test_mlp_written_out_is_the_mlp_of_layers():
         jaxnn.models.mlp_forward(dense_only, x, activations[1:])
 
 
+@pytest.mark.quick
 def test_a_bare_pair_becomes_a_layer():
     scale = from_pair(
         lambda params, x: (x * params["s"], x),

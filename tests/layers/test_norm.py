@@ -196,6 +196,7 @@ def test_less_memory_than_jax_grad(norm, plain, shape):
 # ---------------------------------------------------------------- weight norm
 
 
+@pytest.mark.quick
 def test_weights_have_their_length_and_direction_at_any_size():
     v = random(11, 5, 6) * np.array([1, 1e-30, 1e30, 1e34, 1e-3, 0], np.float32)
     g, dw = random(12, 6), random(13, 5, 6)

@@ -69,6 +69,7 @@ def test_against_autodiff_of_lax(constructor, truth):
             assert largest_error(ours, expected) < 1e-14, case
 
 
+@pytest.mark.quick
 def test_the_formulas_as_loops():
     """Window by window; of ties the first row by row, and padding neither wins nor counts."""
     (b, h, w, c), window, stride, front = (2, 5, 4, 3), (3, 2), (2, 1), (1, 1)

@@ -244,6 +244,7 @@ def test_slopes_of_saturated_gates_keep_their_digits():
     np.testing.assert_allclose(of_gru, [dpn, dpn * m * slope(r), (1 - np.tanh(q)) * slope(z), dpn], rtol=2e-6)
 
 
+@pytest.mark.quick
 def test_first_weights():
     layer = layers.lstm(5)
     params = jax.jit(lambda key: layer.init(key, (1, 7, 3))[1])(jax.random.key(0))

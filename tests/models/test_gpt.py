@@ -27,6 +27,7 @@ LSTM = models.lstm(vocabulary=11, width=6, n_layers=2)
 # ---------------------------------------------------------------- the table
 
 
+@pytest.mark.quick
 def test_the_two_uses_of_the_table_add_up():
     body = serial(layers.dense(4), layers.activation("tanh"))
     ids = np.array([[3, 1, 3, 0, 5], [3, 6, 6, 1, 3]], np.uint8)  # 3 again and again, 2 and 4 never

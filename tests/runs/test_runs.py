@@ -83,6 +83,7 @@ def test_every_field_is_a_flag_and_is_explained(kind, capsys):
         assert re.search(rf"^  {flag_name(field)} ", printed, re.M)
 
 
+@pytest.mark.quick
 def test_flags_are_read_in_their_field_s_type():
     flags = "--layers 8,4 --rate 0.5 --epochs 3 --label 7 --seed 2"
     found = jaxnn.cli.train.settings(flags.split())

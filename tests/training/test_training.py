@@ -56,6 +56,7 @@ def equal(a, b):
     return all(bool((x == y).all()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.quick
 def test_a_step_has_the_gradient_that_jax_grad_has():
     train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
     batch = Batch(jnp.asarray(X), jnp.asarray(Y), jnp.arange(53) % 3)
@@ -221,6 +222,7 @@ def test_bytes_are_gathered_as_words_and_come_back_as_bytes():
     np.testing.assert_array_equal(gather(on_device(X), jnp.array([5, 0])), X[[5, 0]])
 
 
+@pytest.mark.quick
 def test_every_example_comes_once():
     indices, weights = batches(53, 8, shuffled(KEY, 53))
     assert indices.shape == weights.shape == (7, 8)
@@ -240,6 +242,7 @@ def test_images_of_bytes_need_a_preparation():
     np.testing.assert_allclose(y, direct, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.quick
 def test_evaluate_is_the_loss_of_all_examples():
     train_state = start(KEY, MODEL, OPTIMIZER, X.shape)
     params, state = train_state.params, train_state.state

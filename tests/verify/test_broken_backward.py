@@ -66,6 +66,7 @@ def test_reverse_mode_is_that_of_jax(name):
     np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.quick
 def test_a_wrong_rule_is_noticed(monkeypatch):
     monkeypatch.setitem(primitive_rules.DERIVATIVE, "tanh", lambda p, x, y: 1 - y)
     ours, theirs = both(jnp.tanh, normal(1, 3), lambda shape: normal(2, *shape))
@@ -130,7 +131,7 @@ def test_a_mistake_is_found_at_its_line(mistake, words, leaves):
     assert first.confidence == EXACT
     assert set(leaves) <= set(first.leaves)
     assert re.search(words, first.text), first.text
-    assert first.source is None or first.source.startswith("test_verify_breaks.py:")
+    assert first.source is None or first.source.startswith("test_broken_backward.py:")
 
 
 def test_what_is_right_has_no_cause():

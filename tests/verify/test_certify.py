@@ -34,6 +34,7 @@ WRONG = {
 }
 
 
+@pytest.mark.quick
 def test_a_right_rule_is_certified():
     certificate = certify(RIGHT)
     assert certificate.ok, certificate.failures
@@ -130,6 +131,7 @@ def test_compare_names_what_has_another_structure():
         compare({"w": np.ones(3)}, {"w": np.ones(2)})
 
 
+@pytest.mark.quick
 def test_differences_know_their_error():
     with jax.enable_x64(True):
         leaves = (numbers(3, 4), numbers(4, 2, 2))

@@ -4,6 +4,8 @@ import importlib
 import inspect
 import pkgutil
 
+import pytest
+
 import jaxnn
 from jaxnn import combinators, fused, layers, models
 from jaxnn.layer import Layer
@@ -27,6 +29,7 @@ def public_rules():
     return found
 
 
+@pytest.mark.quick
 def test_every_public_rule_is_registered():
     proven = {id(f) for rule in rules() for f in rule.public}
     missing = [name for name, f in public_rules().items() if id(f) not in proven]

@@ -63,6 +63,7 @@ def test_text_of_a_right_gradient():
         note  checked.""").format(*(f"{RIGHT.leaves[path].largest:.2e}" for path in RIGHT.leaves))
 
 
+@pytest.mark.quick
 def test_text_of_a_wrong_gradient():
     b = WRONG.leaves["params['b']"].largest
     assert str(WRONG) == textwrap.dedent(f"""\

@@ -34,6 +34,7 @@ def messages_of(call) -> str:
     return str(raised.value)
 
 
+@pytest.mark.quick
 def test_assert_grad():
     assert_grad(loss, right, X + 1, X)
     message = messages_of(lambda: assert_grad(loss, twice, X + 1, X))
