@@ -4,6 +4,8 @@ export MPLBACKEND=Agg
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
+echo "testing $(git rev-parse --short HEAD)"
+[ -z "$(git status --porcelain)" ] || echo "what is not committed is not tested"
 git archive HEAD | tar -x -C "$copy"
 cd "$copy"
 
@@ -15,7 +17,7 @@ expect() { # expect PATTERN COMMAND...: run it, show what it prints, and require
   "$@" 2>&1 | tee "$copy/printed"
   grep -Eq -- "$pattern" "$copy/printed" || stop "expected a line that matches: $pattern"
 }
-fails() { # fails STATUS PATTERN COMMAND...: it must exit so and print one such line
+fails() { # fails STATUS PATTERN COMMAND...: it must exit with STATUS and print exactly one line, matching PATTERN
   local status=$1 pattern=$2 found=0; shift 2
   step "$@"
   "$@" >"$copy/printed" 2>&1 || found=$?

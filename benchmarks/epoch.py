@@ -46,7 +46,6 @@ def by_fit(n: int, autodiff: bool) -> Contender:
     return Contender(lambda: next(epochs).loss)
 
 
-
 # ---------------------------------------------------------------- the peers
 
 

@@ -21,7 +21,8 @@ from benchmarks.autodiff import layer_by_autodiff, plain_cross_entropy
 from benchmarks.measure import Contender
 from jaxnn import Layer, adam, adamw, clip_by_global_norm, get_loss, models
 from jaxnn.optimizers import Optimizer, is_weight
-from jaxnn.training import Batch, start, train_step
+from jaxnn.training import Batch, start
+from jaxnn.training.loop import Step, run_steps
 
 SAME_LOSS = 1e-4  # relative, at the same weights
 SAME_COURSE = 1e-2  # relative, after some steps of the same optimizer, which amplify roundings
@@ -69,6 +70,10 @@ def weights(name: str) -> Any:
     return jax.tree.map(np.asarray, train_state.params)
 
 
+def nth(batches: Batch, n: jax.Array) -> Batch:
+    return jax.tree.map(lambda part: part[n], batches)
+
+
 def by_jax(name: str, params: Any, batches: Batch, autodiff: bool) -> Contender:
     """A turn is one step per batch; it returns their losses."""
     _, model, optimizer, _ = SETTINGS[name]
@@ -76,24 +81,16 @@ def by_jax(name: str, params: Any, batches: Batch, autodiff: bool) -> Contender:
     if autodiff:
         model, loss = layer_by_autodiff(model), plain_cross_entropy()
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def steps(train_state, batches):
-        def body(train_state, batch):
-            return train_step(model, loss, optimizer, train_state, batch, train_state.key)
-
-        train_state, records = jax.lax.scan(body, train_state, batches)
-        return train_state, records.loss
-
     train_state = start(jax.random.key(0), model, optimizer, batches.x.shape[1:])
     train_state = train_state._replace(params=jax.tree.map(jnp.asarray, params))
-    batches = jax.tree.map(jnp.asarray, batches)
-    compiled = steps.lower(train_state, batches).compile()
+    rest = (jax.tree.map(jnp.asarray, batches), jnp.arange(len(batches.x)), train_state.key)
+    compiled = run_steps.lower(Step(model, loss, optimizer), nth, train_state, *rest).compile()
     memory = compiled.memory_analysis()
     carried = [train_state]
 
     def turn() -> list[float]:
-        carried[0], losses = jax.block_until_ready(compiled(carried[0], batches))
-        return losses.tolist()
+        carried[0], records = jax.block_until_ready(compiled(carried[0], *rest))
+        return records.loss.tolist()
 
     n_params = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Contender(turn, {"parameters": n_params, "temporaries": memory and memory.temp_size_in_bytes})

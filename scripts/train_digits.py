@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
 
     data_key, train_key = jax.random.split(jax.random.key(args.seed))
-    _, split_key = jax.random.split(data_key)  # as `jaxnn train` does, for the same numbers
+    _, split_key = jax.random.split(data_key)  # as `jaxnn train` does, for the same split
     train, test = datasets.split(split_key, datasets.digits(), 0.2)
 
     model = models.mlp((256, 128), n_out=10, dropout=0.2)

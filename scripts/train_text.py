@@ -1,4 +1,4 @@
-"""Train a GPT on a text and let it write: `python scripts/train_text.py`.
+"""Train a GPT on a text and generate text with it: `python scripts/train_text.py`.
 
 Every gradient is calculated by the library's own backward passes. The default text is the source code of Python's
 standard library; the last tenth is held out. It takes about four minutes on two CPU cores.

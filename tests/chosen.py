@@ -1,4 +1,4 @@
-"""Parameters of which the plain test command takes a part, and `pytest -m slow` the others."""
+"""Parameters split between the plain test command and `pytest -m slow`."""
 
 from collections.abc import Container, Sequence
 from typing import Any

@@ -10,7 +10,7 @@ from jaxnn.cli.verify import verify
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "train": (train, "train a network on images, a table or points"),
-    "train-text": (train_text, "train a language model on a text and let it write"),
+    "train-text": (train_text, "train a language model on a text and generate text with it"),
     "verify": (verify, "check a hand-written gradient, or all of the library's"),
 }
 

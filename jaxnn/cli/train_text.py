@@ -1,4 +1,4 @@
-"""`jaxnn train-text`: train a language model on a text and let it write."""
+"""`jaxnn train-text`: train a language model on a text and generate text with it."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from jaxnn.runs.settings import TextSettings
 
 PROG = "jaxnn train-text"
 DESCRIPTION = """\
-Train a language model on a text and let it write. Every gradient is calculated by the library's own backward passes.
+Train a language model on a text and generate text with it. Every gradient is calculated by the library's own backward passes.
 The default text is the source code of Python's standard library; the last tenth is held out. Prints how many bits
 the model needs per byte of it, beside those of a trigram model, and writes a run folder: settings, metrics,
 parameters, curves, a sample.
