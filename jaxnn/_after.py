@@ -11,6 +11,8 @@ def after(known, leaf: jax.Array) -> jax.Array:
 
     XLA for CPU drops `optimization_barrier`, so leaf is made to depend on the first entry of known by adding
     min(|entry|, 0) = 0. The result is the same bit for bit, except for the sign of a -0; NaN if the entry is NaN.
+    On a mesh with Explicit axes the first entry lives on one device, and the barrier is all there is: on CPUs nothing
+    is ordered there, and no memory saved.
     """
     first = jax.tree.leaves(known)[0]
     if first.size == 0:

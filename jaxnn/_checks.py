@@ -129,14 +129,15 @@ def sizes(who: str, in_shape, least_rank: int = 0) -> tuple[int, ...]:
 
 def integers(who: str, name: str, value) -> jax.Array:
     """value as an int32 array; ValueError for anything but integers (nothing is rounded) that fit."""
-    dtype = jnp.result_type(value)
-    if not jnp.issubdtype(dtype, jnp.integer):
-        shown = "an array" if jnp.ndim(value) else repr(value)
-        raise ValueError(f"{who}: {name} is {shown} of dtype {dtype}, expected integers; nothing is rounded")
-    try:
-        return jnp.asarray(value).astype(jnp.int32)
-    except OverflowError:
-        raise ValueError(f"{who}: {name} = {value}, expected 32-bit integers") from None
+    if not isinstance(value, Tracer):
+        value = np.asarray(value)
+        if np.issubdtype(value.dtype, np.integer) and (value != value.astype(np.int32)).any():
+            raise ValueError(f"{who}: {name} = {value}, expected 32-bit integers")
+    value = array(who, name, value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        shown = "an array" if value.ndim else str(value)
+        raise ValueError(f"{who}: {name} is {shown} of dtype {value.dtype}, expected integers; nothing is rounded")
+    return value.astype(jnp.int32)
 
 
 def random_key(who: str, key) -> None:

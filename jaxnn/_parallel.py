@@ -1,9 +1,8 @@
 """Where results live on a mesh of devices with Explicit axes, which `jax.make_mesh` makes by default.
 
 On such a mesh an array's type says how it is sharded, and JAX asks wherever an operation leaves that open. The answers:
-the batch, the first axis, is sharded, so each device has its own examples; parameters are whole on every device, or
-sharded as their owner likes. Arrays made for examples live with them, and a gradient, summed over the examples, lives
-where its parameter does.
+the batch, the first axis, is sharded, so each device has its own examples; parameters are whole on every device. Arrays
+made for examples live with them, and a gradient, summed over the examples, lives where its parameter does.
 
 Without such a mesh (on one device, or with Auto axes, where XLA decides) all of these leave the program unchanged.
 """

@@ -44,11 +44,14 @@ class Ctx:
 
         ValueError in the name of `who` for a mask of rank 1 that does not fit x's examples.
         """
-        if self.mask is None or len(self.mask.shape) != 1:
-            return self.mask
-        if self.mask.shape != jax.numpy.shape(x)[:1] or self.mask.dtype != bool:
+        if self.mask is None:
+            return None
+        mask = jax.numpy.asarray(self.mask)
+        if mask.ndim != 1:
+            return mask
+        if mask.shape != jax.numpy.shape(x)[:1] or mask.dtype != bool:
             raise ValueError(
-                f"{who}: ctx.mask is {self.mask.dtype}{list(self.mask.shape)}, but x has shape {jax.numpy.shape(x)}; "
+                f"{who}: ctx.mask is {mask.dtype}{list(mask.shape)}, but x has shape {jax.numpy.shape(x)}; "
                 f"expected bool, (B,) for examples, or (B, T) or (1, T) for tokens"
             )
         return None
@@ -172,7 +175,7 @@ def from_pair(
     """
 
     def layer_init(key, in_shape, /):
-        out_shape, params = init(key, sizes("layer.init", in_shape))
+        out_shape, params = init(key, sizes(name, in_shape))
         return out_shape, params, ()
 
     def layer_forward(params, state, x, ctx, /):

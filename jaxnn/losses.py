@@ -135,7 +135,7 @@ def _full_weights(weights, shape, dtype):
     _require_values("the loss", "weights", weights, lambda w: w >= 0, "numbers that are 0 or greater")
     if weights.shape != shape[: weights.ndim]:
         raise ValueError(
-            f"weights have shape {weights.shape}, the losses {shape}; weights must have their leading axes: "
+            f"the loss: weights have shape {weights.shape}, the losses {shape}; weights must have their leading axes: "
             f"one weight per example, shape {shape[:1]}"
         )
     weights = weights.reshape(weights.shape + (1,) * (len(shape) - weights.ndim)).astype(dtype)

@@ -9,7 +9,6 @@ traced, and are not checked then.
 
 import itertools
 import math
-import numbers
 import operator
 from collections.abc import Callable, Sequence
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxnn._checks import Number, fraction, non_negative, number_for, positive, unit_interval
+from jaxnn._checks import Number, fraction, non_negative, number_for, positive, unit_interval, whole
 
 Schedule = Callable[[jax.Array | int], jax.Array | float]
 
@@ -51,7 +50,7 @@ def piecewise(rate: Number, boundaries: Sequence[int], factors: Sequence[Number]
             f"piecewise: {len(boundaries)} boundaries but {len(factors)} factors; give one factor per boundary"
         )
     for boundary in boundaries:
-        _whole("piecewise", "boundary", boundary, least=1)
+        whole("piecewise", "boundary", boundary, least=1)
     if list(boundaries) != sorted(boundaries):
         raise ValueError(f"piecewise: boundaries {list(boundaries)} do not ascend; sort them, with their factors")
     for factor in factors:
@@ -78,7 +77,7 @@ def exponential(rate: Number, decay: Number, every: int) -> Schedule:
     non_negative("exponential", "rate", rate)
     positive("exponential", "decay", decay)
     unit_interval("exponential", "decay", decay)
-    _whole("exponential", "every", every, least=1)
+    whole("exponential", "every", every, least=1)
     rate, decay = number_for(float, rate), number_for(float, decay)
     log_decay = jnp.log(decay) if isinstance(decay, Tracer) else math.log(decay)
     return lambda step: rate * jnp.exp(jnp.asarray(step, float) * (log_decay / every))
@@ -100,7 +99,7 @@ def cosine(rate: Number, steps: int, final: Number = 0.0) -> Schedule:
     """
     non_negative("cosine", "rate", rate)
     non_negative("cosine", "final", final)
-    _whole("cosine", "steps", steps, least=1)
+    whole("cosine", "steps", steps, least=1)
     rate, final = number_for(float, rate), number_for(float, final)
     return lambda step: _half_cosine(rate, final, step, 0, steps)
 
@@ -120,8 +119,8 @@ def warmup_cosine(rate: Number, steps: int, warmup: int, final: Number = 0.0) ->
     """
     non_negative("warmup_cosine", "rate", rate)
     non_negative("warmup_cosine", "final", final)
-    _whole("warmup_cosine", "steps", steps, least=1)
-    _whole("warmup_cosine", "warmup", warmup, least=0)
+    whole("warmup_cosine", "steps", steps, least=1)
+    whole("warmup_cosine", "warmup", warmup, least=0)
     if warmup >= steps:
         raise ValueError(f"warmup_cosine: warmup = {warmup} leaves nothing of steps = {steps}; warm up for fewer steps")
     rate, final = number_for(float, rate), number_for(float, final)
@@ -149,7 +148,7 @@ def one_cycle(rate: Number, steps: int, rise: float = 0.3) -> Schedule:
     Source: Smith, Topin 2017 (arXiv:1708.07120).
     """
     non_negative("one_cycle", "rate", rate)
-    _whole("one_cycle", "steps", steps, least=1)
+    whole("one_cycle", "steps", steps, least=1)
     if isinstance(rise, Tracer):
         raise ValueError("one_cycle: rise is traced, but sets how many steps rise; pass a Python number")
     fraction("one_cycle", "rise", rise)
@@ -173,7 +172,7 @@ def inverse_square_root(rate: Number, warmup: int) -> Schedule:
     Source: Vaswani et al. 2017, section 5.3 (arXiv:1706.03762), whose steps count from 1.
     """
     non_negative("inverse_square_root", "rate", rate)
-    _whole("inverse_square_root", "warmup", warmup, least=1)
+    whole("inverse_square_root", "warmup", warmup, least=1)
     rate = number_for(float, rate)
 
     def schedule(step):
@@ -188,11 +187,6 @@ def _half_cosine(start, end, step, first, last):
     left = jnp.clip(last - jnp.asarray(step, jnp.int32), 0, last - first)  # an integer: exact near the end
     s = jnp.square(jnp.sin(left.astype(float) * (math.pi / 2 / (last - first))))
     return start * s + end * (1 - s)
-
-
-def _whole(who, name, value, least):
-    if not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{who}: {name} = {value!r}, expected a whole number, {least} or greater")
 
 
 # Each as `(rate, steps) -> schedule`, the rest at customary values.

@@ -18,9 +18,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxnn
 from jaxnn.activations import ACTIVATIONS
-from jaxnn.layers.dense import dense_backward
-from jaxnn.layers.embedding import embedding_backward, embedding_forward
-from jaxnn.layers.recurrent import recurrent_backward, recurrent_forward
+from jaxnn.layers import (
+    dense_backward,
+    embedding_backward,
+    embedding_forward,
+    recurrent_backward,
+    recurrent_forward,
+)
 from jaxnn.losses import get_loss
 from jaxnn.optimizers import adamw, clip_by_global_norm
 from jaxnn.regularizers import REGULARIZERS

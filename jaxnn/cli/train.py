@@ -8,8 +8,8 @@ from jaxnn.runs.settings import ExampleSettings
 
 PROG = "jaxnn train"
 DESCRIPTION = """\
-Train a network on your data, to predict classes or numbers, depending on the labels. Every gradient is calculated by the
-library's own backward passes. A fifth of the data, or the files' own test set, is held out and measured after every
+Train a network on your data, to predict classes or numbers, depending on the labels. Every gradient is calculated by
+the library's own backward passes. A fifth of the data, or the files' own test set, is held out and measured after every
 epoch. Writes a run folder: settings, metrics, parameters, figures.
 
 examples:

@@ -8,10 +8,10 @@ from jaxnn.runs.settings import TextSettings
 
 PROG = "jaxnn train-text"
 DESCRIPTION = """\
-Train a language model on a text and generate text with it. Every gradient is calculated by the library's own backward passes.
-The default text is the source code of Python's standard library; the last tenth is held out. Prints how many bits
-the model needs per byte of it, beside those of a trigram model, and writes a run folder: settings, metrics,
-parameters, curves, a sample.
+Train a language model on a text and generate text with it. Every gradient is calculated by the library's own
+backward passes. The default text is the source code of Python's standard library; the last tenth is held out. Prints
+how many bits per byte of it the model needs, beside those of a trigram model, and writes a run folder: settings,
+metrics, parameters, curves, a sample.
 
 examples:
   jaxnn train-text                                         a GPT on Python's own sources: minutes

@@ -40,7 +40,7 @@ def dense_stack_forward(
 
     x_0 = x,   z_l = layer_norm(x_l) w_l + b_l,   x_(l+1) = drop(f(z_l)),   y = x_L            l = 0 … L-1
     dz_l = dx_(l+1) ⊙ drop(f'(z_l)),   dw_l = layer_norm(x_l)ᵀ dz_l,   db_l = Σ_batch dz_l
-    dscale_l, dshift_l, dx_l: those of `jaxnn.layers.norm.layer_norm_forward` at x_l, for dz_l w_lᵀ
+    dscale_l, dshift_l, dx_l: those of `jaxnn.layers.layer_norm_forward` at x_l, for dz_l w_lᵀ
 
     drop(v) = v / (1 - p) where kept, else 0, with p = dropout; layer l draws what is kept with fold_in(key, l). Without
     a key nothing is dropped.

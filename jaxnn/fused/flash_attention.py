@@ -88,8 +88,8 @@ def flash_attention_forward(
     memory does not grow with T.
     Raises the ValueErrors of `attention_forward`, and one for block sizes below 1.
     Numerics: those of `attention_forward`: a query that may see no key has o = 0 and sends back no gradient; masked
-    keys and values have no influence, even if NaN, and gradients of exactly 0;
-    bfloat16 and float16 are calculated in float32, in which dq is also summed, and rounded at the end.
+    keys and values have no influence, even if NaN, and gradients of exactly 0; a NaN that only `causal` hides still
+    spreads. bfloat16 and float16 are calculated in float32, in which dq is also summed, and rounded at the end.
     The default blocks are the fastest on CPUs; other devices want larger ones.
     Source: Dao et al. 2022 (arXiv:2205.14135); Rabe, Staats 2021 (arXiv:2112.05682).
     """

@@ -6,7 +6,7 @@ Shapes: B batch, ... any axes between, D features, an even number.
 import jax
 import jax.numpy as jnp
 
-from jaxnn._branches import require_stacked
+from jaxnn._branches import require_layers, require_stacked
 from jaxnn._checks import at_least_float32, cotangent, float_array, named, random_key, remember, sizes, whole
 from jaxnn.layer import Layer, in_part
 
@@ -37,6 +37,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
     Source: Gomez et al. 2017, The reversible residual network (arXiv:1707.04585); Maclaurin et al. 2015 for integers
     (arXiv:1502.03492).
     """
+    require_layers("reversible", (f, g))
     whole("reversible", "n", n, least=1)
 
     def init(key, in_shape, /):
@@ -86,7 +87,7 @@ def reversible(f: Layer, g: Layer, n: int) -> Layer:
 
     def backward(params, cache, dy, /):
         x1, x2, fits, state, ctx, like = cache
-        dy = cotangent("reversible backward", "dy", dy, "y", like.shape[1:], like.dtype)
+        dy = cotangent("reversible", "dy", dy, "y", like.shape[1:], like.dtype)
 
         def pair(carry, step):
             x1, x2, d1, d2 = carry

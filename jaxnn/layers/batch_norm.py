@@ -167,10 +167,12 @@ def _count(rows: jax.Array, mask: jax.Array | None) -> jax.Array:
 def _mask_of_rows(mask: jax.Array, x: jax.Array) -> jax.Array:
     """The mask for each row of the matrix that x becomes: (rows, 1)."""
     mask = jnp.asarray(mask)
-    if mask.dtype != bool or mask.ndim == 0 or mask.shape != x.shape[: min(mask.ndim, x.ndim - 1)]:
+    rows = x.shape[: min(mask.ndim, x.ndim - 1)]
+    if mask.dtype != bool or mask.ndim == 0 or mask.shape not in (rows, (1, *rows[1:]) if mask.ndim > 1 else rows):
         raise ValueError(
             f"batch_norm: ctx.mask is {mask.dtype}{list(mask.shape)}, but x has shape {x.shape}; expected bool, one "
-            f"for each example {x.shape[:1]} or for each position {x.shape[:-1]}"
+            f"for each example {x.shape[:1]} or for each position {x.shape[:-1]}, or {(1, *x.shape[1:-1])} for all "
+            f"examples alike"
         )
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1 - mask.ndim))
     return reshaped(jnp.broadcast_to(mask, x.shape[:-1]), -1, 1)

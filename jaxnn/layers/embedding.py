@@ -93,7 +93,8 @@ def learned_positions_forward(params: dict, x: jax.Array) -> tuple[jax.Array, ja
     y_t = x_t + table[t],  t = 0 … T - 1
     dtable[t] = Σ_batch dy_t for t < T, 0 for the rows after;  dx = dy
 
-    params {"table": (T_max, D)}; x and y (..., T, D) with T <= T_max, of the table's dtype. Cached: x's shape.
+    params {"table": (T_max, D)}; x and y (..., T, D) with T <= T_max, of the table's dtype. Cached: x's shape and
+    dtype.
     Raises ValueError if T > T_max.
     Numerics: dtable is summed in at least float32.
     """
@@ -145,7 +146,7 @@ def sinusoidal_positions() -> Layer:
     dx = dy
 
     x and y (..., T, D). No parameters. Cached: x's shape and dtype. Raises ValueError unless D is even.
-    Numerics: p is off by less than 5e-7 in float32 up to t = 1e6 (see `jaxnn.layers.rotary.cos_sin`); for bfloat16 and
+    Numerics: p is off by less than 5e-7 in float32 up to t = 1e6 (see `jaxnn.layers.cos_sin`); for bfloat16 and
     float16 it is calculated and added in float32 and y is rounded once.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
     """

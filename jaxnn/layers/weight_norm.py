@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from jaxnn._branches import require_layers
 from jaxnn._checks import at_least_float32, cotangent, parameters
 from jaxnn.layer import Layer, in_part
 from jaxnn.layers._moments import scaling_of
@@ -56,6 +57,7 @@ def weight_norm(inner: Layer) -> Layer:
     ValueError. params: the same with "g" (n_out,) and "v" in place of "w". It starts as the inner layer does: v = w, g
     = ‖w‖. Cached: what the inner layer caches; backward recomputes w.
     """
+    require_layers("weight_norm", (inner,))
 
     def init(key, in_shape, /):
         with in_part("weight_norm", (inner,)):

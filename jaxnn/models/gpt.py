@@ -44,15 +44,15 @@ def tied_forward(params: dict, state: Any, ids: ArrayLike, ctx: Ctx, body: Layer
     Raises ValueError where ids are not (B, T) or have no row (see `embedding_forward`), or the body changes the shape.
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.4; Press, Wolf 2016 (arXiv:1608.05859).
     """
-    named("a language model", params, ("table", "body"))
-    ids = array("a language model", "ids", ids)
+    named("tied_forward", params, ("table", "body"))
+    ids = array("tied_forward", "ids", ids)
     if ids.ndim != 2:
-        raise ValueError(f"a language model: ids have shape {ids.shape}, expected (B, T)")
+        raise ValueError(f"tied_forward: ids have shape {ids.shape}, expected (B, T)")
     rows, ids = embedding_forward({"table": params["table"]}, ids)
     x = math.sqrt(rows.shape[-1]) * rows
     with in_part("gpt", (body,)):
         h, state, cache = body.forward(params["body"], state, x, ctx)
-    same_shape("a language model", "the body's output", h, "its input", x.shape)
+    same_shape("tied_forward", "the body's output", h, "its input", x.shape)
     return h @ params["table"].T, state, (ids, cache, h)
 
 

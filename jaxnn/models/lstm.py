@@ -19,7 +19,7 @@ def lstm(vocabulary: int, width: int, n_layers: int, *, dropout: float = 0.0) ->
     x_0 = table[ids],  x_l = lstm_l(x_(l-1)) for l = 1 … n_layers,  y = x_L w + b;  backward: the chain rule of `serial`
 
     All layers have `width` units and start from zeros at t = 0. dropout: its probability on x_0 … x_L, in training.
-    ctx.mask (B, T) or (1, T): True = a real token; see `jaxnn.layers.recurrent.lstm`.
+    ctx.mask (B, T) or (1, T): True = a real token; see `jaxnn.layers.lstm`.
     Raises ValueError for sizes below 1, unless 0 <= dropout < 1, and for ids that have no row.
     Source: Graves 2013 (arXiv:1308.0850).
     """

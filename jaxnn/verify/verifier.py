@@ -108,7 +108,7 @@ def verify_pair(forward: Callable, backward: Callable, *args: Any) -> Report:
     CannotVerify (a ValueError) if one of the two is not a function.
 
     >>> import jax.numpy as jnp
-    >>> from jaxnn.layers.dense import dense_backward, dense_forward
+    >>> from jaxnn.layers import dense_backward, dense_forward
     >>> params = {"w": jnp.array([[1.0, -2.0], [0.5, 3.0], [0.2, -1.0]]), "b": jnp.array([0.1, 0.3])}
     >>> verify_pair(dense_forward, dense_backward, params, jnp.array([[1.0, 2.0, -0.5]])).ok
     True

@@ -75,6 +75,10 @@ def test_a_mask_may_be_of_examples_or_of_positions():
     by_example = run(params, STATE, x, dy, Ctx(train=True, mask=MASK))
     by_position = run(params, STATE, x, dy, Ctx(train=True, mask=np.repeat(MASK[:, None], T, 1)))
     jax.tree.map(np.testing.assert_array_equal, by_example, by_position)
+    of_all = np.arange(T) % 2 == 0
+    by_row = run(params, STATE, x, dy, Ctx(train=True, mask=of_all[None]))
+    by_position = run(params, STATE, x, dy, Ctx(train=True, mask=np.tile(of_all, (B, 1))))
+    jax.tree.map(np.testing.assert_array_equal, by_row, by_position)
     everywhere = run(params, STATE, x, dy, Ctx(train=True, mask=np.ones(B, bool)))
     without = run(params, STATE, x, dy, Ctx(train=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), everywhere, without)

@@ -198,6 +198,8 @@ def test_an_offset_for_each_example(shape):
         (np.arange(4), r"offset has shape \(4,\), but x of shape \(2, 3, 4, 6\)"),  # T
         (np.zeros((2, 3), int), r"offset has shape \(2, 3\)"),
         (2**31, "offset = 2147483648, expected 32-bit integers"),
+        (np.array([0, 2**32 + 1]), "expected 32-bit integers"),
+        (None, "offset is None, expected an array of numbers"),
     ],
 )
 def test_an_offset_that_is_none(offset, message):

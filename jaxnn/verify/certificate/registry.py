@@ -19,54 +19,65 @@ from jaxnn.activations import ACTIVATIONS, Activation
 from jaxnn.fused.flash_attention import flash_attention_backward, flash_attention_forward
 from jaxnn.fused.linear_cross_entropy import linear_cross_entropy_backward, linear_cross_entropy_forward
 from jaxnn.layer import Ctx, Layer
-from jaxnn.layers.activation import activation
-from jaxnn.layers.attention import attention_backward, attention_forward
-from jaxnn.layers.batch_norm import batch_norm_backward, batch_norm_forward
-from jaxnn.layers.cells import (
-    gru_cell_backward,
-    gru_cell_forward,
-    lstm_cell_backward,
-    lstm_cell_forward,
-    rnn_cell_backward,
-    rnn_cell_forward,
-)
-from jaxnn.layers.conv import conv_backward, conv_forward, conv_transpose_backward, conv_transpose_forward
-from jaxnn.layers.dense import dense_backward, dense_forward, neuron_backward, neuron_forward
-from jaxnn.layers.dropout import dropout_backward, dropout_forward
-from jaxnn.layers.embedding import (
+from jaxnn.layers import (
+    activation,
+    attention_backward,
+    attention_forward,
+    avg_pool_backward,
+    avg_pool_forward,
+    batch_norm_backward,
+    batch_norm_forward,
+    conv_backward,
+    conv_forward,
+    conv_transpose_backward,
+    conv_transpose_forward,
+    dense_backward,
+    dense_forward,
+    dropout_backward,
+    dropout_forward,
     embedding_backward,
     embedding_forward,
-    learned_positions_backward,
-    learned_positions_forward,
-)
-from jaxnn.layers.flatten import flatten_backward, flatten_forward
-from jaxnn.layers.gated import gated_mlp_backward, gated_mlp_forward
-from jaxnn.layers.multi_head import multi_head_backward, multi_head_forward
-from jaxnn.layers.norm import (
+    flatten_backward,
+    flatten_forward,
+    gated_mlp_backward,
+    gated_mlp_forward,
+    global_avg_pool_backward,
+    global_avg_pool_forward,
     group_norm_backward,
     group_norm_forward,
+    gru_cell_backward,
+    gru_cell_forward,
     instance_norm_backward,
     instance_norm_forward,
     layer_norm_backward,
     layer_norm_forward,
-    rms_norm_backward,
-    rms_norm_forward,
-)
-from jaxnn.layers.pool import (
-    avg_pool_backward,
-    avg_pool_forward,
-    global_avg_pool_backward,
-    global_avg_pool_forward,
+    learned_positions_backward,
+    learned_positions_forward,
+    lstm_cell_backward,
+    lstm_cell_forward,
     max_pool_backward,
     max_pool_forward,
+    multi_head_backward,
+    multi_head_forward,
+    neuron_backward,
+    neuron_forward,
+    recurrent_backward,
+    recurrent_forward,
+    reshape_backward,
+    reshape_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+    rnn_cell_backward,
+    rnn_cell_forward,
+    rotary_backward,
+    rotary_forward,
+    transpose_backward,
+    transpose_forward,
+    weight_norm_backward,
+    weight_norm_forward,
 )
-from jaxnn.layers.recurrent import recurrent_backward, recurrent_forward
-from jaxnn.layers.reshape import reshape_backward, reshape_forward, transpose_backward, transpose_forward
-from jaxnn.layers.rotary import rotary_backward, rotary_forward
-from jaxnn.layers.weight_norm import weight_norm_backward, weight_norm_forward
 from jaxnn.losses import LOSSES
-from jaxnn.models.gpt import tied_backward, tied_forward
-from jaxnn.models.mlp import mlp_backward, mlp_forward
+from jaxnn.models import mlp_backward, mlp_forward, tied_backward, tied_forward
 from jaxnn.regularizers import REGULARIZERS
 from jaxnn.verify.judge.rule import (
     Example,
