@@ -130,8 +130,8 @@ def sizes(who: str, in_shape, least_rank: int = 0) -> tuple[int, ...]:
 def integers(who: str, name: str, value) -> jax.Array:
     """value as an int32 array; ValueError for anything but integers (nothing is rounded) that fit."""
     if not isinstance(value, Tracer):
-        value = np.asarray(value)
-        if np.issubdtype(value.dtype, np.integer) and (value != value.astype(np.int32)).any():
+        known = np.asarray(value)
+        if np.issubdtype(known.dtype, np.integer) and (known != known.astype(np.int32)).any():
             raise ValueError(f"{who}: {name} = {value}, expected 32-bit integers")
     value = array(who, name, value)
     if not jnp.issubdtype(value.dtype, jnp.integer):

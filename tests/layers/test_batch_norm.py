@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_an_error():
         batch_norm_forward(params, STATE, x[0, 0], Ctx())
     with pytest.raises(ValueError, match=r"but scale has shape \(9,\), shift has shape \(9,\), state.mean has shape"):
         batch_norm_forward(params, STATE, x[..., :2], Ctx())
-    with pytest.raises(ValueError, match=r"batch_norm: state is a tuple, expected BatchStats"):
+    with pytest.raises(ValueError, match=r"batch_norm: state is a tuple, expected the BatchStats"):
         LAYER.forward(params, (), x, Ctx())
     with pytest.raises(ValueError, match=r"batch_norm: params has \['scale'\]"):
         batch_norm_forward({"scale": params["scale"]}, STATE, x, Ctx())
