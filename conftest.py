@@ -1,8 +1,12 @@
 """The whole session is strict: warnings are errors, nothing is promoted silently."""
 
+import os
+
 import matplotlib
 
 matplotlib.use("Agg")
+# Most of a session's time goes into compiling thousands of small programs, which splitting each among threads delays.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1".strip()
 
 import jax
 

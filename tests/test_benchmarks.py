@@ -91,6 +91,7 @@ def test_a_contender_that_fails_ends_the_benchmark(capfd):
 # ---------------------------------------------------------------- what is compared
 
 
+@pytest.mark.slow
 def test_the_other_side_of_a_comparison_has_the_same_loss_and_gradient():
     ours, loss = networks.cnn((3,), (5,), 4), get_loss("softmax_cross_entropy_with_integer_labels")
     _, params, state = ours.init(jax.random.key(0), (1, 6, 6, 1))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from chosen import one_in
 
 from jaxnn import Activation, fused, layers, models, summary
 from jaxnn.combinators import add, concat, multiply, parallel, remat, repeat, residual, serial
@@ -75,7 +76,7 @@ def test_a_tree_of_names():
     assert repr({"model": model.parts[2]}) == "{'model': add(tanh(), nothing())}"
 
 
-@pytest.mark.parametrize("combinator", COMBINATORS)
+@one_in(3, "combinator", list(COMBINATORS))
 def test_the_same_combinator_of_other_layers(combinator):
     """with_parts(*parts) is the same function; with other parts, a function of those."""
     model = combinator(layers.dense(4))
@@ -95,6 +96,7 @@ def test_the_same_combinator_of_other_layers(combinator):
         assert not jax.tree.leaves(params)
 
 
+@pytest.mark.slow
 def test_parts_of_the_models():
     labels = dict(tree(models.gpt(5, 4, 2, 2, max_length=3)))
     assert (labels[()], labels[(0,)], labels[(0, 0)]) == ("gpt", "body", "[0] learned_positions")

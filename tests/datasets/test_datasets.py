@@ -148,7 +148,7 @@ def call_split(key):
 @pytest.mark.parametrize("key", [0, None, np.zeros(2, np.uint32), jax.random.key])
 @pytest.mark.parametrize(("who", "call"), [("split", call_split), ("moons", lambda key: moons(key, 10))])
 def test_what_is_not_a_key(who, call, key):
-    with pytest.raises(ValueError, match=rf"^{who} draws random numbers and needs a key, but got .*; pass jax"):
+    with pytest.raises(ValueError, match=rf"^{who} draws random numbers and needs a key, but got .*; pass one: jax"):
         call(key)
 
 

@@ -236,6 +236,7 @@ def test_layers_that_must_keep_the_shape():
         combinators.concat(layers.flatten(), layers.dense(3)).init(KEY, (2, 4, 5))
 
 
+@pytest.mark.slow
 def test_remat_is_the_same_network_in_less_memory():
     """In a scan, and unrolled too, where XLA for CPU would otherwise recompute too early to save anything."""
     block = combinators.serial(*[layers.dense(64), layers.activation("gelu_tanh")] * 3)

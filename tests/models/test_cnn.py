@@ -78,6 +78,7 @@ def twenty_steps(model, params, state, x, labels, key):
     return (records.loss, after.params, after.state), (losses, params, state)
 
 
+@pytest.mark.slow
 def test_twenty_steps_are_those_of_jax_grad():
     model = models.cnn((3, 4), (5,), 3, dropout=0.1)
     labels = np.tile(np.arange(6, dtype=np.int32) % 3, (20, 1))
@@ -142,6 +143,7 @@ def test_a_mask_of_examples_changes_nothing_along_a_sequence(layer):
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_a_run_goes_on(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 255, (40, 5, 4)).astype(np.uint8)
     np.savez(tmp_path / "images.npz", x=images, y=np.where(images[:, 0, 0] > 100, "light", "dark"))

@@ -103,6 +103,7 @@ def twenty_steps(model, optimizer, params, state, ids, key):
     return (records.loss, after.params), (losses, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model", [models.gpt(11, 8, 2, 2, dropout=0.1), models.lstm(11, 6, 2, dropout=0.1)], ids=["gpt", "lstm"]
 )

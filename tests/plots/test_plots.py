@@ -413,6 +413,7 @@ def test_the_gallery_shows_where_the_textbook_dies(gallery):
     assert outputs["jax.grad of textbook"][1] == ("0.5", False)
 
 
+@pytest.mark.slow
 def test_the_gallery_shows_where_libraries_die_too(gallery):
     from figures.stability import cross_entropy_panels
 
